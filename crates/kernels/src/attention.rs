@@ -1,0 +1,46 @@
+//! Attention, forward and backward, in tiles (FlashAttention-2, Dao 2023): memory linear in length. Ragged batches,
+//! grouped queries, causal or bidirectional, sliding window.
+
+use crate::{Cpu, In, Out};
+
+/// What all sequences of a call share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttnShape {
+    /// Query heads `h`.
+    pub heads: usize,
+    /// Key/value heads; `heads` is a multiple of it.
+    pub kv_heads: usize,
+    /// Head dimension `d`.
+    pub head_dim: usize,
+    /// Factor on the scores, usually `d^-1/2`.
+    pub scale: f32,
+    pub causal: bool,
+    /// A query at position `p` sees keys at positions `> p - window`.
+    pub window: Option<usize>,
+}
+
+/// One sequence of a ragged batch: rows `q_start..q_start+q_len` of `q` are its last `q_len` positions of `kv_len`, whose
+/// keys and values are rows `kv_start..kv_start+kv_len` of `k` and `v`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub q_start: usize,
+    pub q_len: usize,
+    pub kv_start: usize,
+    pub kv_len: usize,
+}
+
+impl Cpu {
+    /// `out[rows, h*d]`, `lse[rows, h]` (log of the sum of exponentials of the scaled scores, needed by the backward pass)
+    /// from `q[rows, h*d]`, `k[_, kv_heads*d]`, `v[_, kv_heads*d]`. All activations have one type; softmax is f32.
+    pub fn attention(&self, out: Out, lse: &mut [f32], q: In, k: In, v: In, spans: &[Span], shape: &AttnShape) {
+        todo!()
+    }
+
+    /// Gradients of `q`, `k`, `v` (overwritten) from `dout` and the forward's `out` and `lse`. `kv` rows are those of the
+    /// batch itself (`kv_start..kv_start+kv_len` of different spans do not overlap).
+    pub fn attention_bwd(
+        &self, dq: Out, dk: Out, dv: Out, dout: In, out: In, lse: &[f32], q: In, k: In, v: In, spans: &[Span], shape: &AttnShape,
+    ) {
+        todo!()
+    }
+}

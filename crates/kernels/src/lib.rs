@@ -1,0 +1,34 @@
+//! CPU kernels on plain slices: matrix products, attention, normalisation, element-wise functions, quantised blocks,
+//! optimizer updates, and the thread pool they run on.
+//!
+//! What this crate must not know: tensors, models, graphs, files. A kernel is a C-like function: outputs first, then
+//! inputs, then sizes. Everything is reached through [`Cpu`], which owns the pool and the function table of one
+//! instruction set, chosen at run time.
+//!
+//! Dimension letters: `m` rows of activations, `n` output columns, `k` input columns (`c` when there is no product),
+//! `h` heads, `d` head dimension, `v` vocabulary.
+//!
+//! Promise: every result has the same bits for any number of threads. Work is cut into chunks whose size depends on the
+//! problem only, and chunks are taken as threads become free.
+
+mod attention;
+mod cpu;
+mod elementwise;
+mod loss;
+mod matmul;
+mod norm;
+mod pool;
+pub mod quant;
+pub mod roofline;
+mod rope;
+mod update;
+mod view;
+
+pub use attention::{AttnShape, Span};
+pub use cpu::{Cpu, Isa};
+pub use elementwise::Act;
+pub use half::{bf16, f16};
+pub use pool::Pool;
+pub use quant::QuantFormat;
+pub use update::AdamW;
+pub use view::{In, Mat, Out};

@@ -1,0 +1,58 @@
+//! The three ways a kernel sees memory: activations to read ([`In`]), activations to write ([`Out`]), and a matrix of
+//! weights in any storage format ([`Mat`]). All are row-major and contiguous.
+
+use crate::{QuantFormat, bf16, f16};
+
+/// Activations to read. `bf16` activations mean bf16 products with f32 accumulation.
+#[derive(Clone, Copy, Debug)]
+pub enum In<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+/// Activations to write.
+#[derive(Debug)]
+pub enum Out<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [bf16]),
+}
+
+/// A weight matrix `[n, k]` as it is stored. Quantised rows are whole blocks along `k`.
+#[derive(Clone, Copy, Debug)]
+pub enum Mat<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    F16(&'a [f16]),
+    Quant(QuantFormat, &'a [u8]),
+}
+
+impl In<'_> {
+    pub fn len(&self) -> usize {
+        match self {
+            In::F32(x) => x.len(),
+            In::Bf16(x) => x.len(),
+        }
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Out<'_> {
+    pub fn len(&self) -> usize {
+        match self {
+            Out::F32(x) => x.len(),
+            Out::Bf16(x) => x.len(),
+        }
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// A second handle on the same memory, for a shorter time.
+    pub fn reborrow(&mut self) -> Out<'_> {
+        match self {
+            Out::F32(x) => Out::F32(x),
+            Out::Bf16(x) => Out::Bf16(x),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! A plan: what a run will do and what it will cost, with the reasons. `plan` writes it, `train` carries it out.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// For each block, whether its activations are kept (`true`) or recomputed.
+    pub keep: Vec<bool>,
+    pub memory: MemoryForecast,
+    pub time: TimeForecast,
+    /// Why this plan, one sentence each.
+    pub reasons: Vec<String>,
+}
+
+/// Bytes at the peak of a step, by what they are for. `total_bytes` is the peak resident size of the process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryForecast {
+    pub weights_bytes: usize,
+    pub adapters_bytes: usize,
+    pub gradients_bytes: usize,
+    pub optimizer_bytes: usize,
+    pub activations_bytes: usize,
+    pub workspace_bytes: usize,
+    /// The program, its tokenizer and data.
+    pub program_bytes: usize,
+    pub total_bytes: usize,
+    /// What the process may use: the cgroup's limit, or `--mem`.
+    pub limit_bytes: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TimeForecast {
+    pub step_s: f64,
+    pub steps: usize,
+    pub total_s: f64,
+    pub tokens_per_s: f64,
+    /// Multiply-adds counted twice, one step.
+    pub step_flops: f64,
+}
