@@ -2,13 +2,17 @@
 
 use crate::Pool;
 
-/// An instruction set with a table of its own. `Avx512Bf16` also has VNNI.
+/// An instruction set with a table of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     Portable,
+    /// AVX2, FMA and F16C.
     Avx2,
+    /// AVX-512 F, BW, VL and DQ.
     Avx512,
+    /// AVX-512 with BF16 and VNNI.
     Avx512Bf16,
+    /// Reserved: on ARM the portable table is used, which the compiler already makes NEON code of.
     Neon,
 }
 
@@ -47,6 +51,20 @@ impl Isa {
 
     /// All that this machine can run, worst first.
     pub fn available() -> Vec<Isa> {
-        vec![Isa::Portable]
+        let mut all = vec![Isa::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx2") && has!("fma") && has!("f16c") {
+                all.push(Isa::Avx2);
+                if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") {
+                    all.push(Isa::Avx512);
+                    if has!("avx512bf16") && has!("avx512vnni") {
+                        all.push(Isa::Avx512Bf16);
+                    }
+                }
+            }
+        }
+        all
     }
 }

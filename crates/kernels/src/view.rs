@@ -56,3 +56,18 @@ impl Out<'_> {
         }
     }
 }
+
+impl Mat<'_> {
+    /// Weights in the matrix.
+    pub fn len(&self) -> usize {
+        match self {
+            Mat::F32(w) => w.len(),
+            Mat::Bf16(w) => w.len(),
+            Mat::F16(w) => w.len(),
+            Mat::Quant(format, blocks) => blocks.len() / format.block_bytes() * format.block_len(),
+        }
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
