@@ -1,0 +1,158 @@
+//! Chooses the next token from logits: penalties, filters, one random number. Pure functions of its input: it knows no
+//! model, no batch, no clock.
+//!
+//! The order is that of Hugging Face's `generate`: logit bias → repetition, presence and frequency penalties →
+//! temperature → top-k → top-p → min-p → typical. Work is O(v) plus the sorting of the tokens that survive.
+
+mod filters;
+mod params;
+mod random;
+mod stop;
+
+use std::collections::HashMap;
+
+pub use params::{MAX_LOGIT_BIAS, MAX_STOP_BYTES, MAX_STOPS, ParamError, SamplingParams};
+pub use random::{philox2x64, uniform};
+pub use stop::{Emitted, StopMatcher};
+
+use filters::Candidate;
+
+/// A chosen token and the logarithm of its probability under the model itself (before penalties, temperature and
+/// filters), natural, as the OpenAI API reports it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    pub token: u32,
+    pub logprob: f32,
+}
+
+/// The sampling state of one sequence: which tokens it holds and how many it has drawn.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    params: SamplingParams,
+    seen: HashMap<u32, Seen>,
+    position: u64,
+    /// Scratch, `[v]`: scores of all tokens.
+    scores: Vec<f32>,
+    candidates: Vec<Candidate>,
+}
+
+/// How a token has occurred so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    in_answer: u32,
+}
+
+impl Sampler {
+    /// For validated `params`; `prompt_ids` count for the repetition penalty only.
+    pub fn new(params: &SamplingParams, prompt_ids: &[u32]) -> Sampler {
+        let mut seen = HashMap::new();
+        if params.repetition_penalty != 1.0 {
+            seen.extend(prompt_ids.iter().map(|&id| (id, Seen::default())));
+        }
+        Sampler { params: params.clone(), seen, position: 0, scores: Vec::new(), candidates: Vec::new() }
+    }
+
+    /// Tokens drawn so far.
+    pub fn position(&self) -> usize {
+        self.position as usize
+    }
+
+    /// Draws the next token from `logits` `[v]` and remembers it.
+    ///
+    /// NaN counts as impossible. Where nothing is possible (an empty row, or all `-inf`), the answer is token 0 with log
+    /// probability `-inf`: whoever made such logits must notice, the sampler does not panic.
+    pub fn sample(&mut self, logits: &[f32]) -> Choice {
+        let token = self.choose(logits);
+        self.position += 1;
+        if self.params.repetition_penalty != 1.0
+            || self.params.presence_penalty != 0.0
+            || self.params.frequency_penalty != 0.0
+        {
+            self.seen.entry(token).or_default().in_answer += 1;
+        }
+        Choice { token, logprob: logprob(logits, token) }
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> u32 {
+        self.scores.clear();
+        self.scores.extend_from_slice(logits);
+        self.apply_bias_and_penalties();
+        let (best, max) = argmax(&self.scores);
+        if self.params.temperature == 0.0 || max == f32::NEG_INFINITY {
+            return best;
+        }
+        self.collect_candidates(max);
+        let p = &self.params;
+        if p.top_p < 1.0 {
+            filters::top_p(&mut self.candidates, p.top_p);
+        }
+        if p.min_p > 0.0 {
+            filters::min_p(&mut self.candidates, p.min_p);
+        }
+        if p.typical_p < 1.0 {
+            filters::typical(&mut self.candidates, p.typical_p);
+        }
+        filters::draw(&mut self.candidates, uniform(p.seed, self.position))
+    }
+
+    fn apply_bias_and_penalties(&mut self) {
+        let p = &self.params;
+        for &(token, bias) in &p.logit_bias {
+            if let Some(score) = self.scores.get_mut(token as usize) {
+                *score += bias;
+            }
+        }
+        for (&token, seen) in &self.seen {
+            let Some(score) = self.scores.get_mut(token as usize) else { continue };
+            *score = if *score < 0.0 { *score * p.repetition_penalty } else { *score / p.repetition_penalty };
+            if seen.in_answer > 0 {
+                *score -= p.frequency_penalty * seen.in_answer as f32 + p.presence_penalty;
+            }
+        }
+    }
+
+    /// Fills the candidates, in the order of their ids, with `(score - max) / temperature`, after top-k. Subtracting
+    /// first keeps tiny temperatures finite.
+    fn collect_candidates(&mut self, max: f32) {
+        let temperature = self.params.temperature;
+        let k = self.params.top_k as usize;
+        let floor =
+            if k > 0 && k < self.scores.len() { filters::kth_largest(&self.scores, k) } else { f32::NEG_INFINITY };
+        self.candidates.clear();
+        for (id, &score) in self.scores.iter().enumerate() {
+            // `max` may be +inf: then only its equals are possible, and inf - inf must not become NaN.
+            let shifted = if score == max { 0.0 } else { (score - max) / temperature };
+            if score >= floor && shifted > filters::IMPOSSIBLE {
+                self.candidates.push(Candidate::new(id as u32, shifted));
+            }
+        }
+    }
+}
+
+/// The largest score and its lowest id; NaN is never the largest. `(0, -inf)` where nothing is.
+pub fn argmax(scores: &[f32]) -> (u32, f32) {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (id, &score) in scores.iter().enumerate() {
+        if score > best.1 {
+            best = (id as u32, score);
+        }
+    }
+    best
+}
+
+/// log softmax of `logits` `[v]` at `token`.
+pub fn logprob(logits: &[f32], token: u32) -> f32 {
+    let (_, max) = argmax(logits);
+    let Some(&logit) = logits.get(token as usize) else { return f32::NEG_INFINITY };
+    if max == f32::NEG_INFINITY || logit.is_nan() {
+        return f32::NEG_INFINITY;
+    }
+    if max == f32::INFINITY {
+        let ties = logits.iter().filter(|&&l| l == max).count() as f32;
+        return if logit == max { -ties.ln() } else { f32::NEG_INFINITY };
+    }
+    (f64::from(logit - max) - filters::sum_exp(logits, max).ln()) as f32
+}
+
+#[cfg(test)]
+mod tests;
