@@ -1,6 +1,9 @@
 //! Attention, forward and backward, in tiles (FlashAttention-2, Dao 2023): memory linear in length. Ragged batches,
 //! grouped queries, causal or bidirectional, sliding window.
 
+mod plain;
+
+use crate::lanes::{Elem, one_type};
 use crate::{Cpu, In, Out};
 
 /// What all sequences of a call share.
@@ -33,14 +36,25 @@ impl Cpu {
     /// `out[rows, h*d]`, `lse[rows, h]` (log of the sum of exponentials of the scaled scores, needed by the backward pass)
     /// from `q[rows, h*d]`, `k[_, kv_heads*d]`, `v[_, kv_heads*d]`. All activations have one type; softmax is f32.
     pub fn attention(&self, out: Out, lse: &mut [f32], q: In, k: In, v: In, spans: &[Span], shape: &AttnShape) {
-        todo!()
+        one_type!(q, E => {
+            let (out, q) = (E::output(out, "attention"), E::input(q, "attention"));
+            let (k, v) = (E::input(k, "attention"), E::input(v, "attention"));
+            plain::forward(self, out, lse, q, k, v, spans, shape)
+        })
     }
 
     /// Gradients of `q`, `k`, `v` (overwritten) from `dout` and the forward's `out` and `lse`. `kv` rows are those of the
     /// batch itself (`kv_start..kv_start+kv_len` of different spans do not overlap).
     pub fn attention_bwd(
-        &self, dq: Out, dk: Out, dv: Out, dout: In, out: In, lse: &[f32], q: In, k: In, v: In, spans: &[Span], shape: &AttnShape,
+        &self, dq: Out, dk: Out, dv: Out, dout: In, out: In, lse: &[f32], q: In, k: In, v: In, spans: &[Span],
+        shape: &AttnShape,
     ) {
-        todo!()
+        let name = "attention_bwd";
+        one_type!(q, E => {
+            let (dq, dk, dv) = (E::output(dq, name), E::output(dk, name), E::output(dv, name));
+            let (dout, out, q) = (E::input(dout, name), E::input(out, name), E::input(q, name));
+            let (k, v) = (E::input(k, name), E::input(v, name));
+            plain::backward(self, dq, dk, dv, dout, out, lse, q, k, v, spans, shape)
+        })
     }
 }

@@ -14,6 +14,7 @@
 mod attention;
 mod cpu;
 mod elementwise;
+mod lanes;
 mod loss;
 mod matmul;
 mod norm;
