@@ -11,6 +11,7 @@ pub use families::parse;
 pub(crate) use families::{alternating, check};
 pub use generation::{parse_generation, write_generation};
 pub use rope::{llama3_factors, recognize_llama3};
+pub(crate) use write::dtype_name;
 pub use write::to_json;
 
 /// The families that can be opened, by `model_type`.

@@ -13,10 +13,10 @@ pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod gguf;
-//HF
+pub mod hf;
 pub mod hub;
 mod mmap;
-//PEFT
+pub mod peft;
 pub mod safetensors_file;
 pub mod save;
 pub mod tensors;

@@ -20,14 +20,7 @@ pub fn to_json(config: &ModelConfig, dtype: DType) -> Result<String, Vec<String>
     };
     put("architectures", json!([architecture]));
     put("model_type", json!(config.model_type));
-    put(
-        "dtype",
-        json!(match dtype {
-            DType::BF16 => "bfloat16",
-            DType::F16 => "float16",
-            _ => "float32",
-        }),
-    );
+    put("dtype", json!(dtype_name(dtype)));
     put("vocab_size", json!(config.vocab_size));
     put("tie_word_embeddings", json!(config.tie_word_embeddings));
     put("bos_token_id", json!(config.bos_token_id));
@@ -95,6 +88,15 @@ pub fn to_json(config: &ModelConfig, dtype: DType) -> Result<String, Vec<String>
         }
     }
     finish(out, problems)
+}
+
+/// The name that torch has for a type; quantised weights are read as floats.
+pub(crate) fn dtype_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::BF16 => "bfloat16",
+        DType::F16 => "float16",
+        _ => "float32",
+    }
 }
 
 fn finish(out: Map<String, Value>, problems: Vec<String>) -> Result<String, Vec<String>> {
