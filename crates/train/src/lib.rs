@@ -1,1 +1,4 @@
-//! placeholder
+//! The training loop and what it leaves on disk: checkpoints, metrics, charts.
+
+pub mod checkpoint;
+pub mod vfs;
