@@ -1,1 +1,36 @@
-//! placeholder
+//! Tensors, weights, parameters, and automatic differentiation over a closed set of fused ops.
+//!
+//! The forward pass of a *segment* (a block of a model) records its ops on a [`Graph`]; the finished [`Tape`] owns its
+//! values and borrows nothing. Walking it backward hands every parameter gradient to a [`GradSink`] before it is
+//! multiplied out. [`Device::Dry`] runs the same code on shapes only and counts operations and bytes.
+//!
+//! What this crate must not know: models, files, optimizers, the command line.
+#![forbid(unsafe_code)]
+
+mod device;
+mod graph;
+mod memory;
+pub mod ops;
+mod params;
+mod rows;
+mod sink;
+mod stage;
+mod tape;
+mod tensor;
+mod weight;
+
+#[cfg(test)]
+mod conformance;
+
+pub use device::{Cost, Counter, Device, Kernel};
+pub use graph::{Graph, Mode, Random, Var};
+pub use ops::rope::RopeTable;
+pub use memory::{Arena, MemoryUse, Purpose};
+pub use ounce_kernels as kernels;
+pub use params::{Param, ParamId, Params};
+pub use rows::{Loss, Rows};
+pub use sink::{Accumulate, GradSink, NoGrad};
+pub use stage::{Pass, Policy, Segments, Stage};
+pub use tape::Tape;
+pub use tensor::{Elem, Tensor};
+pub use weight::{StoredBytes, Weight};

@@ -1,0 +1,3 @@
+//! Adapters: small trained parts on a frozen model. One file for each method.
+
+pub mod lora;

@@ -1,0 +1,122 @@
+//! From a checkpoint's tensors to [`Params`]: names and shapes are checked, all problems collected.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ounce_formats::{Checkpoint, TensorData};
+use ounce_spec::DType;
+use ounce_tensor::{Device, Elem, ParamId, Params, Purpose, Tensor, Weight};
+
+use crate::error::LoadError;
+use crate::linear::Linear;
+
+/// Collects parameters for a family under construction.
+pub struct Loader<'a> {
+    pub device: &'a Device,
+    checkpoint: &'a Checkpoint,
+    params: Params,
+    problems: Vec<String>,
+    used: BTreeSet<String>,
+}
+
+impl<'a> Loader<'a> {
+    pub fn new(device: &'a Device, checkpoint: &'a Checkpoint) -> Loader<'a> {
+        Loader { device, checkpoint, params: Params::default(), problems: Vec::new(), used: BTreeSet::new() }
+    }
+
+    /// A weight matrix `[n, k]` in whatever format it is stored, used in `segment`.
+    pub fn matrix(&mut self, name: &str, n: usize, k: usize, segment: usize) -> ParamId {
+        let weight = match self.find(name, &[n, k]) {
+            Some(data) => stored(data, n, k),
+            None => Weight::Dense(Tensor::empty(&Device::dry(), Elem::F32, n, k, Purpose::Weights)),
+        };
+        self.insert(name, weight, segment)
+    }
+
+    /// A vector `[c]` (norm weight, bias), held as f32.
+    pub fn vector(&mut self, name: &str, c: usize, segment: usize) -> ParamId {
+        let weight = match self.find(name, &[c]) {
+            Some(data) => Weight::Dense(dense_f32(self.device, &stored(data, 1, c))),
+            None => Weight::Dense(Tensor::empty(&Device::dry(), Elem::F32, 1, c, Purpose::Weights)),
+        };
+        self.insert(name, weight, segment)
+    }
+
+    /// `module.weight [n, k]` and, if `bias`, `module.bias [n]`.
+    pub fn linear(&mut self, module: &str, n: usize, k: usize, bias: bool, segment: usize) -> Linear {
+        let weight = self.matrix(&format!("{module}.weight"), n, k, segment);
+        let bias = bias.then(|| self.vector(&format!("{module}.bias"), n, segment));
+        Linear { module: module.to_string(), segment, weight, bias, lora: None }
+    }
+
+    /// The output layer: `lm_head.weight`, or the embedding again if tied.
+    pub fn head(&mut self, embedding: ParamId, v: usize, c: usize, tied: bool, segment: usize) -> ParamId {
+        if tied {
+            self.params.used_in(embedding, segment);
+            return embedding;
+        }
+        self.matrix("lm_head.weight", v, c, segment)
+    }
+
+    /// The parameters, or everything that was wrong.
+    pub fn finish(self, tied: bool) -> Result<Params, LoadError> {
+        let mut problems = self.problems;
+        for (name, _) in self.checkpoint.tensors.iter() {
+            let ignored = (tied && name == "lm_head.weight")
+                || name.ends_with("rotary_emb.inv_freq")
+                || name.ends_with(".attn.bias")
+                || name.ends_with(".attn.masked_bias");
+            if !self.used.contains(name) && !ignored {
+                problems.push(format!("{name}: in the file, but not part of the model that its configuration describes"));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(self.params);
+        }
+        let missing_head = problems.iter().any(|p| p.starts_with("lm_head.weight: missing"));
+        let hint = match missing_head {
+            true => "tie_word_embeddings is false in the configuration, but the file looks tied",
+            false => "",
+        };
+        let path = self.checkpoint.path.display().to_string();
+        Err(LoadError::Mismatch { path, problems, hint: hint.into() })
+    }
+
+    fn find(&mut self, name: &str, shape: &[usize]) -> Option<&'a TensorData> {
+        // Checkpoints of GPT-2 exist with and without the `transformer.` prefix.
+        let bare = name.strip_prefix("transformer.").unwrap_or(name);
+        let found = self.checkpoint.tensors.get(name).map(|t| (name, t));
+        let found = found.or_else(|| self.checkpoint.tensors.get(bare).map(|t| (bare, t)));
+        let Some((key, data)) = found else {
+            self.problems.push(format!("{name}: missing"));
+            return None;
+        };
+        self.used.insert(key.to_string());
+        if data.shape != shape {
+            self.problems.push(format!("{name}: file has {:?}, the configuration needs {shape:?}", data.shape));
+            return None;
+        }
+        Some(data)
+    }
+
+    fn insert(&mut self, name: &str, weight: Weight, segment: usize) -> ParamId {
+        let id = self.params.add(name, weight);
+        self.params.used_in(id, segment);
+        id
+    }
+}
+
+/// A view of the file's bytes as a weight. Misaligned data is copied.
+fn stored(data: &TensorData, rows: usize, cols: usize) -> Weight {
+    let align = match data.dtype {
+        DType::F32 => 4,
+        DType::F16 | DType::BF16 => 2,
+        _ => 1,
+    };
+    let bytes = data.bytes.clone().aligned_to(align);
+    Weight::Stored { dtype: data.dtype, rows, cols, bytes: Arc::new(bytes) }
+}
+
+fn dense_f32(device: &Device, weight: &Weight) -> Tensor {
+    weight.to_f32(device, Purpose::Weights)
+}

@@ -1,0 +1,118 @@
+//! [`Model`]: a family with its parameters, and the two ways to run it: as [`Segments`] for training, or straight through with a
+//! KV cache.
+
+use ounce_formats::Checkpoint;
+use ounce_spec::ModelConfig;
+use ounce_tensor::{Device, Elem, Graph, Mode, ParamId, Params, Purpose, Rows, Segments, Tensor, Var, Weight};
+
+use crate::error::LoadError;
+use crate::families::{self, Family};
+use crate::kv::Kv;
+use crate::load::Loader;
+
+pub struct Model {
+    pub config: ModelConfig,
+    pub params: Params,
+    pub family: Box<dyn Family>,
+    /// Positions that the rope tables reach.
+    pub context: usize,
+}
+
+impl Model {
+    /// Builds the model of a checkpoint for sequences of up to `context` tokens (at most what the model was made for).
+    /// Weights stay where and how the file has them.
+    pub fn load(device: &Device, checkpoint: &Checkpoint, context: usize) -> Result<Model, LoadError> {
+        let config = checkpoint.config.clone();
+        if config.final_logit_softcapping.is_some() {
+            return Err(LoadError::Unsupported { what: "final_logit_softcapping (Gemma 2)".into() });
+        }
+        let context = context.min(config.max_position_embeddings);
+        let mut loader = Loader::new(device, checkpoint);
+        let family = families::build(&config, &mut loader, context)?;
+        let params = loader.finish(config.tie_word_embeddings)?;
+        Ok(Model { config, params, family, context })
+    }
+
+    /// Segments of the model: the embedding, the blocks, the head.
+    pub fn segments(&self) -> usize {
+        self.family.blocks() + 2
+    }
+
+    /// Makes every weight trainable: f32 in memory. Returns all parameters.
+    pub fn make_dense(&mut self, device: &Device) -> Vec<ParamId> {
+        let ids: Vec<ParamId> = self.params.ids().collect();
+        for &id in &ids {
+            let weight = &self.params[id].weight;
+            if !matches!(weight, Weight::Dense(t) if t.elem() == Elem::F32) {
+                let dense = weight.to_f32(device, Purpose::Weights);
+                self.params[id].weight = Weight::Dense(dense);
+            }
+        }
+        ids
+    }
+
+    /// A pass with the cache: the tokens that `kv.begin` laid out in `rows`; logits `[wanted.len(), v]` f32 of the rows
+    /// `wanted`. `int8` lets products of a few rows with quantised weights round activations to int8.
+    pub fn infer(&self, device: &Device, rows: &Rows, kv: &mut Kv, wanted: &[u32], int8: bool) -> Tensor {
+        let mode = Mode::Infer { int8 };
+        let graph = |segment| Graph::new(device, &self.params, &[], mode, None, segment);
+        let mut g = graph(0);
+        let x = self.family.embed(&mut g, rows, Elem::F32);
+        let mut x = g.value(x).clone();
+        for block in 0..self.family.blocks() {
+            let mut g = graph(block + 1);
+            let input = g.input(x, false);
+            let out = self.family.block(&mut g, block, input, rows, Some(kv));
+            x = g.value(out).clone();
+        }
+        let mut g = graph(self.segments() - 1);
+        let x = g.input(x, false);
+        let x = g.select_rows(x, &wanted.into());
+        let x = self.family.final_norm(&mut g, x);
+        let logits = g.linear_f32(x, self.family.output_weight(), None);
+        g.value(logits).clone()
+    }
+
+    /// A pass without a cache over whole sequences: hidden states after the embedding and each block, and the logits of all
+    /// rows; all f32 values in type `elem`. For evaluation and tests.
+    pub fn trace(&self, device: &Device, rows: &Rows, elem: Elem) -> (Vec<Tensor>, Tensor) {
+        let mut g = Graph::new(device, &self.params, &[], Mode::Infer { int8: false }, None, 0);
+        let mut x = self.family.embed(&mut g, rows, elem);
+        let mut hidden = vec![g.value(x).clone()];
+        for block in 0..self.family.blocks() {
+            x = self.family.block(&mut g, block, x, rows, None);
+            hidden.push(g.value(x).clone());
+        }
+        let x = self.family.final_norm(&mut g, x);
+        let logits = g.linear_f32(x, self.family.output_weight(), None);
+        let logits = g.value(logits).clone();
+        (hidden, logits)
+    }
+}
+
+/// The model as the training stage sees it: the last segment computes the loss that `Rows::loss` describes, and gives
+/// the loss `[1, 1]` and each row's cross-entropy `[t, 1]`.
+pub struct Training<'a> {
+    pub family: &'a dyn Family,
+    /// Element type of activations.
+    pub elem: Elem,
+}
+
+impl Segments for Training<'_> {
+    fn count(&self) -> usize {
+        self.family.blocks() + 2
+    }
+
+    fn forward(&self, g: &mut Graph, segment: usize, inputs: &[Var], rows: &Rows) -> Vec<Var> {
+        if segment == 0 {
+            return vec![self.family.embed(g, rows, self.elem)];
+        }
+        if segment <= self.family.blocks() {
+            return vec![self.family.block(g, segment - 1, inputs[0], rows, None)];
+        }
+        let x = self.family.final_norm(g, inputs[0]);
+        let loss = rows.loss.as_ref().expect("training rows have targets");
+        let (loss, each) = g.linear_cross_entropy(x, self.family.output_weight(), loss);
+        vec![loss, each]
+    }
+}

@@ -1,0 +1,142 @@
+//! Where work is done: on the processor, or nowhere at all ([`Device::Dry`]: shapes, operations and bytes only).
+
+use std::sync::{Arc, Mutex};
+
+use ounce_kernels::Cpu;
+
+use crate::memory::{Arena, MemoryUse};
+
+/// The kinds of work that a forecast tells apart, because they run at rates of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kernel {
+    MatmulF32,
+    MatmulBf16,
+    /// Products with a side of at most 32 (adapters): bound by memory, not by arithmetic.
+    Skinny,
+    Attention,
+    AttentionBwd,
+    /// Everything that reads and writes each element once.
+    Elementwise,
+    /// Exponentials over the vocabulary.
+    Softmax,
+}
+
+impl Kernel {
+    pub const ALL: [Kernel; 7] = [
+        Kernel::MatmulF32,
+        Kernel::MatmulBf16,
+        Kernel::Skinny,
+        Kernel::Attention,
+        Kernel::AttentionBwd,
+        Kernel::Elementwise,
+        Kernel::Softmax,
+    ];
+}
+
+/// What one kernel call costs: operations (a multiply-add is two) and bytes to and from memory if caches held nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    pub kernel: Kernel,
+    pub flops: f64,
+    pub bytes: f64,
+}
+
+/// Sums of costs by kernel, in the order of [`Kernel::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counter {
+    pub flops: [f64; 7],
+    pub bytes: [f64; 7],
+    pub calls: [u64; 7],
+}
+
+impl Counter {
+    pub fn total_flops(&self) -> f64 {
+        self.flops.iter().sum()
+    }
+}
+
+/// A place to run ops. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Device {
+    Cpu(Arc<CpuDevice>),
+    /// Runs the same code on shapes: nothing is computed, everything is counted.
+    Dry(Arc<DryDevice>),
+}
+
+#[derive(Debug)]
+pub struct CpuDevice {
+    cpu: Cpu,
+    arena: Arc<Arena>,
+    counter: Mutex<Counter>,
+}
+
+#[derive(Debug)]
+pub struct DryDevice {
+    arena: Arc<Arena>,
+    counter: Mutex<Counter>,
+}
+
+impl Device {
+    pub fn cpu(cpu: Cpu) -> Device {
+        Device::Cpu(Arc::new(CpuDevice { cpu, arena: Arena::new(true), counter: Mutex::default() }))
+    }
+
+    pub fn dry() -> Device {
+        Device::Dry(Arc::new(DryDevice { arena: Arena::new(false), counter: Mutex::default() }))
+    }
+
+    /// Counts `cost` and, on a real device, does the work.
+    pub fn run(&self, cost: Cost, work: impl FnOnce(&Cpu)) {
+        let mut counter = self.counter_lock().lock().expect("counter lock");
+        let i = cost.kernel as usize;
+        counter.flops[i] += cost.flops;
+        counter.bytes[i] += cost.bytes;
+        counter.calls[i] += 1;
+        drop(counter);
+        if let Device::Cpu(device) = self {
+            work(&device.cpu);
+        }
+    }
+
+    pub fn arena(&self) -> &Arc<Arena> {
+        match self {
+            Device::Cpu(device) => &device.arena,
+            Device::Dry(device) => &device.arena,
+        }
+    }
+
+    pub fn memory(&self) -> MemoryUse {
+        self.arena().usage()
+    }
+
+    /// What has been counted since the last call.
+    pub fn take_counter(&self) -> Counter {
+        std::mem::take(&mut *self.counter_lock().lock().expect("counter lock"))
+    }
+
+    pub fn is_dry(&self) -> bool {
+        matches!(self, Device::Dry(_))
+    }
+
+    /// The processor, where there is one.
+    pub fn processor(&self) -> Option<&Cpu> {
+        match self {
+            Device::Cpu(device) => Some(&device.cpu),
+            Device::Dry(_) => None,
+        }
+    }
+
+    fn counter_lock(&self) -> &Mutex<Counter> {
+        match self {
+            Device::Cpu(device) => &device.counter,
+            Device::Dry(device) => &device.counter,
+        }
+    }
+}
+
+impl Cost {
+    /// A pass over `elements` elements of `bytes_each` (all operands added up).
+    pub fn elementwise(elements: usize, bytes_each: usize) -> Cost {
+        Cost { kernel: Kernel::Elementwise, flops: elements as f64, bytes: (elements * bytes_each) as f64 }
+    }
+}

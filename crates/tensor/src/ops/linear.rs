@@ -1,0 +1,124 @@
+//! `y = x Wᵀ + b`. The weight may be stored in any format; a frozen one costs no gradient and keeps no input.
+
+use super::{Op, Rule};
+use crate::device::{Cost, Device};
+use crate::graph::{Context, Graph, Mode, Var};
+use crate::params::ParamId;
+use crate::tape::{Backward, Question};
+use crate::{Elem, Tensor};
+
+/// Up to this many rows are decoded with int8 products where the mode allows them.
+const INT8_ROWS: usize = 8;
+
+pub(crate) struct Linear {
+    x: Var,
+    weight: ParamId,
+    bias: Option<ParamId>,
+    /// Element type of `y`: that of `x`, or f32 for logits.
+    out: Option<Elem>,
+}
+
+impl Graph<'_> {
+    /// `[t, k] -> [t, n]` with `weight [n, k]` and `bias [n]`.
+    pub fn linear(&mut self, x: Var, weight: ParamId, bias: Option<ParamId>) -> Var {
+        self.apply1(Op::Linear(Linear { x, weight, bias, out: None }))
+    }
+
+    /// The same with an f32 result, whatever the type of `x`.
+    pub fn linear_f32(&mut self, x: Var, weight: ParamId, bias: Option<ParamId>) -> Var {
+        self.apply1(Op::Linear(Linear { x, weight, bias, out: Some(Elem::F32) }))
+    }
+}
+
+impl Rule for Linear {
+    fn operands(&self) -> Vec<Var> {
+        vec![self.x]
+    }
+    fn params(&self) -> Vec<ParamId> {
+        self.bias.into_iter().chain([self.weight]).collect()
+    }
+    fn forward(&mut self, cx: &Context, inputs: Vec<Tensor>, _: bool) -> Vec<Tensor> {
+        let x = &inputs[0];
+        let weight = cx.params.weight(self.weight);
+        let mut y = cx.empty(self.out.unwrap_or(x.elem()), x.rows(), weight.shape().0);
+        let int8 = cx.mode == Mode::Infer { int8: true } && x.rows() <= INT8_ROWS && weight.dtype().is_quantized();
+        match int8 && x.elem() == Elem::F32 {
+            true => weight.apply_int8(cx.device, &mut y, x),
+            false => weight.apply(cx.device, &mut y, x, false),
+        }
+        if let Some(bias) = self.bias {
+            cx.device.run(Cost::elementwise(y.len(), 2 * y.elem().bytes()), |cpu| {
+                let n = y.cols();
+                cpu.add_bias(y.output(), None, cx.params.weight(bias).vector(), n)
+            });
+        }
+        vec![y]
+    }
+    fn reads(&self, ask: &Question, _: &[Var]) -> Vec<Var> {
+        if ask.wants(self.weight) { vec![self.x] } else { Vec::new() }
+    }
+    fn backward(&self, walk: &mut Backward, outputs: &[Var]) {
+        let Some(dy) = walk.take_grad(outputs[0]) else { return };
+        if let Some(bias) = self.bias.filter(|b| walk.wants(*b)) {
+            walk.sink.per_row(walk.device, bias, &dy);
+        }
+        let x_elem = walk.elem(self.x);
+        let dy = cast(walk.device, dy, x_elem);
+        if walk.wants(self.weight) {
+            let x = walk.value(self.x);
+            walk.sink.outer(walk.device, self.weight, &dy, &x);
+        }
+        if walk.needs(self.x) {
+            let params = walk.params;
+            walk.accumulate(self.x, |device, dx, accumulate| {
+                params.weight(self.weight).apply_t(device, dx, &dy, accumulate)
+            });
+        }
+    }
+}
+
+/// `t` in another element type; itself if it has it already.
+pub(crate) fn cast(device: &Device, t: Tensor, elem: Elem) -> Tensor {
+    if t.elem() == elem {
+        return t;
+    }
+    let mut out = Tensor::empty(device, elem, t.rows(), t.cols(), t.purpose());
+    device.run(Cost::elementwise(t.len(), 6), |cpu| cpu.scale(out.output(), t.input(), 1.0));
+    out
+}
+
+#[cfg(test)]
+pub(crate) mod samples {
+    use crate::conformance::{M, Sample};
+
+    pub fn samples() -> Vec<Sample> {
+        vec![
+            Sample::new("linear", &[(7, 33)], &[(12, 33)], |g, x, p| vec![g.linear(x[0], p[0], None)], |x, p| {
+                vec![x[0].times_t(&p[0])]
+            }),
+            Sample::new(
+                "linear with bias",
+                &[(3, 8)],
+                &[(5, 8), (1, 5)],
+                |g, x, p| vec![g.linear(x[0], p[0], Some(p[1]))],
+                |x, p| {
+                    let y = x[0].times_t(&p[0]);
+                    vec![M::from_fn(3, 5, |i, j| y.at(i, j) + p[1].at(0, j))]
+                },
+            ),
+            Sample::new(
+                "one input, two linears",
+                &[(6, 16)],
+                &[(9, 16), (9, 16)],
+                |g, x, p| {
+                    let (a, b) = (g.linear(x[0], p[0], None), g.linear(x[0], p[1], None));
+                    vec![g.add(a, b)]
+                },
+                |x, p| {
+                    let (a, b) = (x[0].times_t(&p[0]), x[0].times_t(&p[1]));
+                    vec![M::from_fn(6, 9, |i, j| a.at(i, j) + b.at(i, j))]
+                },
+            ),
+        ]
+    }
+}

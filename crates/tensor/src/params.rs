@@ -1,0 +1,81 @@
+//! [`Params`]: every parameter once, under its Hugging Face name, with the segments that use it.
+
+use std::collections::HashMap;
+
+use crate::weight::Weight;
+
+/// An index into [`Params`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParamId(pub u32);
+
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// The name on disk, in memory and in messages.
+    pub name: String,
+    pub weight: Weight,
+    /// Segments whose forward uses it, ascending. A tied weight has several.
+    pub uses: Vec<usize>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Params {
+    list: Vec<Param>,
+    index: HashMap<String, ParamId>,
+}
+
+impl Params {
+    /// Adds a parameter. Panics if the name is taken: names come from code, not from files.
+    pub fn add(&mut self, name: &str, weight: Weight) -> ParamId {
+        let id = ParamId(self.list.len() as u32);
+        assert!(self.index.insert(name.to_string(), id).is_none(), "two parameters named {name}");
+        self.list.push(Param { name: name.to_string(), weight, uses: Vec::new() });
+        id
+    }
+
+    pub fn id(&self, name: &str) -> Option<ParamId> {
+        self.index.get(name).copied()
+    }
+
+    /// Records that `segment` uses `p`.
+    pub fn used_in(&mut self, p: ParamId, segment: usize) {
+        let uses = &mut self.list[p.0 as usize].uses;
+        if !uses.contains(&segment) {
+            uses.push(segment);
+            uses.sort_unstable();
+        }
+    }
+
+    /// The segment after whose backward pass the gradient of `p` is whole: the earliest that uses it.
+    pub fn complete_at(&self, p: ParamId) -> usize {
+        *self[p].uses.first().expect("every parameter is used somewhere")
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+    pub fn ids(&self) -> impl Iterator<Item = ParamId> + use<> {
+        (0..self.list.len() as u32).map(ParamId)
+    }
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Param)> {
+        self.list.iter().enumerate().map(|(i, p)| (ParamId(i as u32), p))
+    }
+    pub fn weight(&self, p: ParamId) -> &Weight {
+        &self.list[p.0 as usize].weight
+    }
+}
+
+impl std::ops::Index<ParamId> for Params {
+    type Output = Param;
+    fn index(&self, p: ParamId) -> &Param {
+        &self.list[p.0 as usize]
+    }
+}
+
+impl std::ops::IndexMut<ParamId> for Params {
+    fn index_mut(&mut self, p: ParamId) -> &mut Param {
+        &mut self.list[p.0 as usize]
+    }
+}
