@@ -1,4 +1,5 @@
 //! The training loop and what it leaves on disk: checkpoints, metrics, charts.
 
 pub mod checkpoint;
+pub mod report;
 pub mod vfs;
