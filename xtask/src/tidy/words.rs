@@ -111,7 +111,7 @@ fn opens_unsafe(line: &str) -> bool {
 /// A `SAFETY:` on the line itself, or in the comment above the statement that the line belongs to.
 fn is_explained(text: &str, n: usize) -> bool {
     let lines: Vec<&str> = text.lines().collect();
-    lines[n.saturating_sub(6)..=n].iter().any(|l| l.contains("SAFETY:"))
+    lines[n.saturating_sub(6)..=n].iter().any(|l| l.contains("SAFETY"))
 }
 
 #[cfg(test)]
