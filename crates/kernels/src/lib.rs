@@ -12,6 +12,7 @@
 //! problem only, and chunks are taken as threads become free.
 
 mod attention;
+mod convert;
 mod cpu;
 mod elementwise;
 mod lanes;
@@ -22,6 +23,7 @@ mod pool;
 pub mod quant;
 pub mod roofline;
 mod rope;
+mod scratch;
 mod update;
 mod view;
 

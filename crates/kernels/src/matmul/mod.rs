@@ -1,9 +1,17 @@
 //! Matrix products in the three layouts that training needs. The storage of the weight does not matter to the caller:
 //! it is converted while it is packed.
 
-mod plain;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod gemm;
+mod pack;
+mod portable;
+mod tile;
 
-use crate::{Cpu, In, Mat, Out};
+use crate::{Cpu, In, Isa, Mat, Out, convert};
+use pack::Operand;
 
 impl Cpu {
     /// `out[m,n] = x[m,k] · w[n,k]ᵀ` (`+ out` if `accumulate`). f32 `x`: f32 products; bf16 `x`: bf16 products,
@@ -12,7 +20,9 @@ impl Cpu {
         check("out", out.len(), m * n);
         check("x", x.len(), m * k);
         check("w", w.len(), n * k);
-        plain::nt(&self.pool, out, x, w, accumulate, m, n, k);
+        let a = Operand { data: x.into(), across: false, len: m, k };
+        let b = Operand { data: w, across: false, len: n, k };
+        self.gemm(out, a, b, matches!(x, In::Bf16(_)), accumulate);
     }
 
     /// `out[m,k] = dy[m,n] · w[n,k]` (`+ out` if `accumulate`): the gradient of the input of `matmul_nt`.
@@ -20,7 +30,9 @@ impl Cpu {
         check("out", out.len(), m * k);
         check("dy", dy.len(), m * n);
         check("w", w.len(), n * k);
-        plain::nn(&self.pool, out, dy, w, accumulate, m, n, k);
+        let a = Operand { data: dy.into(), across: false, len: m, k: n };
+        let b = Operand { data: w, across: true, len: k, k: n };
+        self.gemm(out, a, b, matches!(dy, In::Bf16(_)), accumulate);
     }
 
     /// `out[n,k] = dy[m,n]ᵀ · x[m,k]` (`+ out` if `accumulate`): the gradient of the weight. `dy` and `x` have the same type.
@@ -28,7 +40,9 @@ impl Cpu {
         check("out", out.len(), n * k);
         check("dy", dy.len(), m * n);
         check("x", x.len(), m * k);
-        plain::tn(&self.pool, out, dy, x, accumulate, m, n, k);
+        let a = Operand { data: dy.into(), across: true, len: n, k: m };
+        let b = Operand { data: x.into(), across: true, len: k, k: m };
+        self.gemm(Out::F32(out), a, b, matches!(x, In::Bf16(_)), accumulate);
     }
 
     /// Like `matmul_nt` for few rows (`m` up to about 8) and a quantised `w`: `x` is rounded to blocks of int8, and the
@@ -50,13 +64,53 @@ impl Cpu {
         let mut row = vec![0f32; k];
         for (i, &id) in ids.iter().enumerate() {
             assert!((id as usize) < rows, "gather_rows: id {id} of {rows} rows");
-            w.read(&mut row, id as usize * k);
+            convert::to_f32(self.isa, &mut row, w, id as usize * k);
             match &mut out {
                 Out::F32(out) => out[i * k..][..k].copy_from_slice(&row),
                 Out::Bf16(out) => {
                     out[i * k..][..k].iter_mut().zip(&row).for_each(|(o, &v)| *o = crate::bf16::from_f32(v))
                 }
             }
+        }
+    }
+
+    /// The general product on the micro-kernels of this table.
+    fn gemm(&self, mut out: Out, a: Operand, b: Operand, bf16: bool, accumulate: bool) {
+        let (m, n, k) = (a.len, b.len, a.k);
+        if m * n == 0 {
+            return;
+        }
+        if k == 0 {
+            if !accumulate {
+                match &mut out {
+                    Out::F32(out) => out.fill(0.0),
+                    Out::Bf16(out) => out.fill(crate::bf16::ZERO),
+                }
+            }
+            return;
+        }
+        if let Mat::Quant(format, _) = b.data {
+            let row = if b.across { n } else { k };
+            assert!(row.is_multiple_of(format.block_len()), "{format:?}: rows of {row} are not whole blocks");
+        }
+        let kernel = match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 if bf16 => &avx512::BF16,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx512 => &avx512::F32,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &avx2::F32,
+            _ => &portable::F32,
+        };
+        gemm::gemm(&self.pool, self.isa, kernel, out, a, b, accumulate, m, n, k);
+    }
+}
+
+impl<'a> From<In<'a>> for Mat<'a> {
+    fn from(x: In<'a>) -> Mat<'a> {
+        match x {
+            In::F32(x) => Mat::F32(x),
+            In::Bf16(x) => Mat::Bf16(x),
         }
     }
 }

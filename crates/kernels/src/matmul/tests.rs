@@ -1,5 +1,7 @@
 //! Every layout on every table and storage against f64 sums.
 
+use crate::{Cpu, In, Isa, Mat, Out, QuantFormat, bf16, f16, quant};
+
 /// A number in -1..1 from a counter (splitmix64): the same on every machine.
 pub(crate) fn uniform(state: &mut u64) -> f32 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -7,4 +9,250 @@ pub(crate) fn uniform(state: &mut u64) -> f32 {
     z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     ((z ^ z >> 31) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+}
+
+fn random(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    (0..len).map(|_| uniform(&mut state)).collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Layout {
+    Nt,
+    Nn,
+    Tn,
+}
+
+/// A matrix in some storage, and the values it stands for.
+struct Stored {
+    f32: Vec<f32>,
+    bf16: Vec<bf16>,
+    f16: Vec<f16>,
+    blocks: Vec<u8>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    F32,
+    Bf16,
+    F16,
+    Quant(QuantFormat),
+}
+
+impl Stored {
+    fn new(len: usize, kind: Kind, seed: u64) -> Stored {
+        let mut f32 = random(len, seed);
+        let bf16: Vec<bf16> = f32.iter().map(|&v| bf16::from_f32(v)).collect();
+        let f16: Vec<f16> = f32.iter().map(|&v| f16::from_f32(v)).collect();
+        let mut blocks = vec![];
+        match kind {
+            Kind::F32 => {}
+            Kind::Bf16 => f32 = bf16.iter().map(|v| v.to_f32()).collect(),
+            Kind::F16 => f32 = f16.iter().map(|v| v.to_f32()).collect(),
+            Kind::Quant(format) => {
+                blocks = vec![0; format.row_bytes(len)];
+                quant::quantize(&mut blocks, format, &f32);
+                quant::dequantize(&mut f32, format, &blocks);
+            }
+        }
+        Stored { f32, bf16, f16, blocks, kind }
+    }
+    fn mat(&self) -> Mat<'_> {
+        match self.kind {
+            Kind::F32 => Mat::F32(&self.f32),
+            Kind::Bf16 => Mat::Bf16(&self.bf16),
+            Kind::F16 => Mat::F16(&self.f16),
+            Kind::Quant(format) => Mat::Quant(format, &self.blocks),
+        }
+    }
+    fn input(&self) -> In<'_> {
+        if self.kind == Kind::Bf16 { In::Bf16(&self.bf16) } else { In::F32(&self.f32) }
+    }
+}
+
+struct Case {
+    layout: Layout,
+    x: Kind,
+    w: Kind,
+    out_bf16: bool,
+    accumulate: bool,
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+/// The result, and on demand the exact one with the bound on their difference, for each element.
+fn run(cpu: &Cpu, case: &Case, reference: bool) -> (Vec<f32>, Vec<f64>, Vec<f64>) {
+    let &Case { layout, x, w, out_bf16, accumulate, m, n, k } = case;
+    // (left operand, right operand, result) as the layout has them.
+    let (l_len, r_len, rows, cols, sum) = match layout {
+        Layout::Nt => (m * k, n * k, m, n, k),
+        Layout::Nn => (m * n, n * k, m, k, n),
+        Layout::Tn => (m * n, m * k, n, k, m),
+    };
+    let (left, right) = (Stored::new(l_len, x, 1), Stored::new(r_len, w, 2));
+    let old = Stored::new(rows * cols, if out_bf16 { Kind::Bf16 } else { Kind::F32 }, 3);
+    let (mut out, mut half) = (old.f32.clone(), old.bf16.clone());
+    match layout {
+        Layout::Tn => cpu.matmul_tn(&mut out, left.input(), right.input(), accumulate, m, n, k),
+        _ => {
+            let o = if out_bf16 { Out::Bf16(&mut half) } else { Out::F32(&mut out) };
+            match layout {
+                Layout::Nt => cpu.matmul_nt(o, left.input(), right.mat(), accumulate, m, n, k),
+                _ => cpu.matmul_nn(o, left.input(), right.mat(), accumulate, m, n, k),
+            }
+        }
+    }
+    if out_bf16 {
+        out = half.iter().map(|v| v.to_f32()).collect();
+    }
+    if !reference {
+        return (out, vec![], vec![]);
+    }
+    let at = |i: usize, j: usize, s: usize| match layout {
+        Layout::Nt => (i * k + s, j * k + s),
+        Layout::Nn => (i * n + s, s * k + j),
+        Layout::Tn => (s * n + i, s * k + j),
+    };
+    let (mut exact, mut bound) = (vec![0f64; rows * cols], vec![0f64; rows * cols]);
+    // A bf16 product rounds a weight of another storage to 8 bits first.
+    let rounds_w = x == Kind::Bf16 && w != Kind::Bf16;
+    for i in 0..rows {
+        for j in 0..cols {
+            let (mut total, mut size) = (0f64, 0f64);
+            for s in 0..sum {
+                let (a, b) = at(i, j, s);
+                let p = left.f32[a] as f64 * right.f32[b] as f64;
+                total += p;
+                size += p.abs();
+            }
+            if accumulate {
+                total += old.f32[i * cols + j] as f64;
+                size += old.f32[i * cols + j].abs() as f64;
+            }
+            // Each of `sum` additions rounds once (Higham 2002, §3.1).
+            let mut b = size * (sum as f64 + 2.0) * 2f64.powi(-24) + 1e-30;
+            b += if rounds_w { size * 2f64.powi(-8) } else { 0.0 };
+            b += if out_bf16 { total.abs() * 2f64.powi(-8) } else { 0.0 };
+            exact[i * cols + j] = total;
+            bound[i * cols + j] = b;
+        }
+    }
+    (out, exact, bound)
+}
+
+fn check(isa: Isa, case: &Case) {
+    let Case { layout, x, w, out_bf16, accumulate, m, n, k } = case;
+    let name = format!("{isa:?} {layout:?} {x:?}·{w:?} bf16 out {out_bf16}, accumulate {accumulate}, ({m},{n},{k})");
+    let (out, exact, bound) = run(&Cpu::with_isa(1, isa), case, true);
+    for (i, ((a, e), b)) in out.iter().zip(&exact).zip(&bound).enumerate() {
+        assert!((*a as f64 - e).abs() <= *b, "{name}: element {i} is {a}, exactly {e}, allowed {b:e}");
+    }
+    for threads in [2, 3] {
+        let (again, _, _) = run(&Cpu::with_isa(threads, isa), case, false);
+        let same = out.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{name}: {threads} threads give other bits");
+    }
+}
+
+/// Sizes around every tile edge, plus sums of several blocks.
+const SIZES: [(usize, usize, usize); 16] = [
+    (1, 1, 1),
+    (1, 65, 33),
+    (3, 7, 5),
+    (8, 40, 100),
+    (9, 33, 31),
+    (14, 32, 64),
+    (15, 31, 17),
+    (29, 97, 48),
+    (70, 8, 65),
+    (64, 16, 40),
+    (61, 70, 8),
+    (33, 70, 1),
+    (130, 130, 130),
+    (20, 20, 2500),
+    (2300, 5, 9),
+    (700, 9, 12),
+];
+
+#[test]
+fn dense_products() {
+    for isa in Isa::available() {
+        for (layout, x) in [
+            (Layout::Nt, Kind::F32),
+            (Layout::Nt, Kind::Bf16),
+            (Layout::Nn, Kind::F32),
+            (Layout::Nn, Kind::Bf16),
+            (Layout::Tn, Kind::F32),
+            (Layout::Tn, Kind::Bf16),
+        ] {
+            for (m, n, k) in SIZES {
+                for (out_bf16, accumulate) in [(false, false), (false, true), (true, false), (true, true)] {
+                    if out_bf16 && layout == Layout::Tn {
+                        continue;
+                    }
+                    check(isa, &Case { layout, x, w: x, out_bf16, accumulate, m, n, k });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_weight_storage() {
+    let formats = QuantFormat::ALL.map(Kind::Quant);
+    for isa in Isa::available() {
+        for w in [Kind::F32, Kind::Bf16, Kind::F16].into_iter().chain(formats) {
+            for x in [Kind::F32, Kind::Bf16] {
+                for layout in [Layout::Nt, Layout::Nn] {
+                    for (m, n, k) in [(1, 37, 256), (5, 19, 512), (40, 50, 512), (300, 9, 256), (19, 2100, 256)] {
+                        check(isa, &Case { layout, x, w, out_bf16: m == 40, accumulate: m == 5, m, n, k });
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn long_sums_of_quantised_rows() {
+    for isa in Isa::available() {
+        let w = Kind::Quant(QuantFormat::Q4K);
+        for x in [Kind::F32, Kind::Bf16] {
+            let case = Case { layout: Layout::Nt, x, w, out_bf16: true, accumulate: true, m: 20, n: 33, k: 2816 };
+            check(isa, &case);
+        }
+    }
+}
+
+#[test]
+fn empty_products() {
+    let cpu = Cpu::new(1);
+    let mut out = [1f32; 6];
+    cpu.matmul_nt(Out::F32(&mut out), In::F32(&[]), Mat::F32(&[]), true, 2, 3, 0);
+    assert_eq!(out, [1.0; 6]);
+    cpu.matmul_nt(Out::F32(&mut out), In::F32(&[]), Mat::F32(&[]), false, 2, 3, 0);
+    assert_eq!(out, [0.0; 6]);
+    cpu.matmul_nt(Out::F32(&mut []), In::F32(&[]), Mat::F32(&[0.0; 12]), false, 0, 3, 4);
+}
+
+#[test]
+fn gathered_rows_are_the_stored_ones() {
+    for isa in Isa::available() {
+        let cpu = Cpu::with_isa(2, isa);
+        for kind in [Kind::F32, Kind::Bf16, Kind::F16, Kind::Quant(QuantFormat::Q6K), Kind::Quant(QuantFormat::Q4_1)] {
+            let w = Stored::new(5 * 256, kind, 9);
+            let mut out = vec![0f32; 3 * 256];
+            cpu.gather_rows(Out::F32(&mut out), w.mat(), &[4, 0, 4], 256);
+            assert_eq!(out[..256], w.f32[4 * 256..]);
+            assert_eq!(out[256..512], w.f32[..256]);
+            assert_eq!(out[512..], w.f32[4 * 256..]);
+            let mut half = vec![bf16::ZERO; 256];
+            cpu.gather_rows(Out::Bf16(&mut half), w.mat(), &[2], 256);
+            for (h, v) in half.iter().zip(&w.f32[512..]) {
+                assert_eq!(h.to_bits(), bf16::from_f32(*v).to_bits());
+            }
+        }
+    }
 }

@@ -4,31 +4,39 @@
 use super::QuantFormat;
 use crate::f16;
 
+#[inline(always)]
 pub(super) fn dequantize(out: &mut [f32], format: QuantFormat, blocks: &[u8]) {
-    let block = match format {
-        QuantFormat::Q4_0 => q4_0,
-        QuantFormat::Q4_1 => q4_1,
-        QuantFormat::Q5_0 => q5_0,
-        QuantFormat::Q5_1 => q5_1,
-        QuantFormat::Q8_0 => q8_0,
-        QuantFormat::Q4K => q4_k,
-        QuantFormat::Q5K => q5_k,
-        QuantFormat::Q6K => q6_k,
-    };
+    match format {
+        QuantFormat::Q4_0 => each(out, format, blocks, q4_0),
+        QuantFormat::Q4_1 => each(out, format, blocks, q4_1),
+        QuantFormat::Q5_0 => each(out, format, blocks, q5_0),
+        QuantFormat::Q5_1 => each(out, format, blocks, q5_1),
+        QuantFormat::Q8_0 => each(out, format, blocks, q8_0),
+        QuantFormat::Q4K => each(out, format, blocks, q4_k),
+        QuantFormat::Q5K => each(out, format, blocks, q5_k),
+        QuantFormat::Q6K => each(out, format, blocks, q6_k),
+    }
+}
+
+#[inline(always)]
+fn each(out: &mut [f32], format: QuantFormat, blocks: &[u8], block: impl Fn(&mut [f32], &[u8])) {
     for (out, bytes) in out.chunks_exact_mut(format.block_len()).zip(blocks.chunks_exact(format.block_bytes())) {
         block(out, bytes);
     }
 }
 
+#[inline(always)]
 fn half_at(b: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
 }
 
+#[inline(always)]
 fn u32_at(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
 /// `d`, 16 bytes of nibbles: low ones are weights 0..16, high ones 16..32; zero is 8.
+#[inline(always)]
 fn q4_0(out: &mut [f32], b: &[u8]) {
     let d = half_at(b, 0);
     for (j, &q) in b[2..18].iter().enumerate() {
@@ -38,6 +46,7 @@ fn q4_0(out: &mut [f32], b: &[u8]) {
 }
 
 /// `d`, `min`, nibbles.
+#[inline(always)]
 fn q4_1(out: &mut [f32], b: &[u8]) {
     let (d, min) = (half_at(b, 0), half_at(b, 2));
     for (j, &q) in b[4..20].iter().enumerate() {
@@ -47,6 +56,7 @@ fn q4_1(out: &mut [f32], b: &[u8]) {
 }
 
 /// `d`, 32 fifth bits, nibbles; zero is 16.
+#[inline(always)]
 fn q5_0(out: &mut [f32], b: &[u8]) {
     let (d, high) = (half_at(b, 0), u32_at(b, 2));
     for (j, &q) in b[6..22].iter().enumerate() {
@@ -56,6 +66,7 @@ fn q5_0(out: &mut [f32], b: &[u8]) {
 }
 
 /// `d`, `min`, 32 fifth bits, nibbles.
+#[inline(always)]
 fn q5_1(out: &mut [f32], b: &[u8]) {
     let (d, min, high) = (half_at(b, 0), half_at(b, 2), u32_at(b, 4));
     for (j, &q) in b[8..24].iter().enumerate() {
@@ -64,11 +75,13 @@ fn q5_1(out: &mut [f32], b: &[u8]) {
     }
 }
 
+#[inline(always)]
 fn fifth(nibble: u8, high: u32, j: usize) -> i32 {
     nibble as i32 | ((high >> j & 1) << 4) as i32
 }
 
 /// `d`, 32 signed bytes.
+#[inline(always)]
 fn q8_0(out: &mut [f32], b: &[u8]) {
     let d = half_at(b, 0);
     for (out, &q) in out.iter_mut().zip(&b[2..34]) {
@@ -78,6 +91,7 @@ fn q8_0(out: &mut [f32], b: &[u8]) {
 
 /// The six-bit scale and minimum of sub-block `j` of 8, from the 12 packed bytes of Q4_K and Q5_K: the first four of
 /// each are the low six bits of bytes 0..8; the others have four bits in bytes 8..12 and two at the top of bytes 0..8.
+#[inline(always)]
 pub(crate) fn scale_and_min(packed: &[u8], j: usize) -> (u8, u8) {
     if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
@@ -87,6 +101,7 @@ pub(crate) fn scale_and_min(packed: &[u8], j: usize) -> (u8, u8) {
 }
 
 /// `d`, `dmin`, 12 bytes of scales and minimums, 4 × 32 bytes: low nibbles are sub-block 2j, high ones 2j + 1.
+#[inline(always)]
 fn q4_k(out: &mut [f32], b: &[u8]) {
     let (d, dmin) = (half_at(b, 0), half_at(b, 2));
     for (j, out) in out.chunks_exact_mut(32).enumerate() {
@@ -99,6 +114,7 @@ fn q4_k(out: &mut [f32], b: &[u8]) {
 }
 
 /// As Q4_K, with 32 bytes of fifth bits before the nibbles: bit `j` of byte `l` belongs to weight `l` of sub-block `j`.
+#[inline(always)]
 fn q5_k(out: &mut [f32], b: &[u8]) {
     let (d, dmin) = (half_at(b, 0), half_at(b, 2));
     for (j, out) in out.chunks_exact_mut(32).enumerate() {
@@ -112,6 +128,7 @@ fn q5_k(out: &mut [f32], b: &[u8]) {
 
 /// 128 bytes of low nibbles, 64 bytes of high bit pairs, 16 signed scales (one for 16 weights), `d`; zero is 32.
 /// Each half of the block is four runs of 32: run `r` takes nibble `r / 2` of bytes `r % 2 * 32 ..` and bit pair `r`.
+#[inline(always)]
 fn q6_k(out: &mut [f32], b: &[u8]) {
     let (low, high, scales, d) = (&b[..128], &b[128..192], &b[192..208], half_at(b, 208));
     for (half, out) in out.chunks_exact_mut(128).enumerate() {

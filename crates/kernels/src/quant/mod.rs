@@ -63,6 +63,12 @@ pub fn dequantize(out: &mut [f32], format: QuantFormat, blocks: &[u8]) {
     decode::dequantize(out, format, blocks);
 }
 
+/// [`dequantize`], to be compiled into a function with wider vectors.
+#[inline(always)]
+pub(crate) fn dequantize_lanes(out: &mut [f32], format: QuantFormat, blocks: &[u8]) {
+    decode::dequantize(out, format, blocks);
+}
+
 /// Quantises whole blocks as llama.cpp's reference (`quantize_row_*_ref`) does. Panics if the sizes disagree.
 pub fn quantize(out: &mut [u8], format: QuantFormat, x: &[f32]) {
     assert_eq!(out.len(), format.row_bytes(x.len()), "{format:?}: bytes for {} weights", x.len());

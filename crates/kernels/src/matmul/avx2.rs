@@ -1,0 +1,73 @@
+//! The f32 micro-kernel for AVX2 and FMA: 6 × 16.
+
+use super::tile::{Kernel, LINE, Tile};
+use crate::bf16;
+use std::arch::x86_64::*;
+
+const MR: usize = 6;
+const NR: usize = 16;
+
+pub(super) static F32: Kernel = Kernel {
+    nr: NR,
+    pairs: false,
+    lines: &[tile::<1, false>, tile::<2, false>, tile::<3, false>, tile::<4, false>, tile::<5, false>, tile::<6, false>],
+    across: &[tile::<1, true>, tile::<2, true>, tile::<3, true>, tile::<4, true>, tile::<5, true>, tile::<6, true>],
+};
+
+/// # Safety
+/// The processor has AVX2 and FMA; `t` describes valid memory for `R` rows.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile<const R: usize, const ACROSS: bool>(t: &Tile) {
+    let mut acc = [[_mm256_setzero_ps(); 2]; R];
+    let (mut a, mut b) = (t.a.cast::<f32>(), t.b.cast::<f32>());
+    let mut left = t.steps;
+    // SAFETY: the panels hold `steps` steps of `MR` and `NR` units.
+    unsafe {
+        while left > 0 {
+            let steps = left.min(LINE);
+            for step in 0..steps {
+                let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let x = _mm256_set1_ps(*a.add(if ACROSS { step * MR + r } else { r * LINE + step }));
+                    acc[0] = _mm256_fmadd_ps(x, b0, acc[0]);
+                    acc[1] = _mm256_fmadd_ps(x, b1, acc[1]);
+                }
+                b = b.add(NR);
+            }
+            a = a.add(LINE * MR);
+            left -= steps;
+        }
+    }
+    for (r, acc) in acc.iter().enumerate() {
+        let mut row = [0f32; NR];
+        // SAFETY: `row` has 16 elements; `init` and `out` hold `R` rows of `cols` elements.
+        unsafe {
+            let whole = t.cols == NR && !t.bf16;
+            if whole {
+                let out = t.out.cast::<f32>().add(r * t.out_ld);
+                for half in 0..2 {
+                    let mut v = acc[half];
+                    if !t.init.is_null() {
+                        v = _mm256_add_ps(v, _mm256_loadu_ps(t.init.add(r * t.init_ld + half * 8)));
+                    }
+                    _mm256_storeu_ps(out.add(half * 8), v);
+                }
+                continue;
+            }
+            _mm256_storeu_ps(row.as_mut_ptr(), acc[0]);
+            _mm256_storeu_ps(row.as_mut_ptr().add(8), acc[1]);
+            for (c, v) in row.iter_mut().enumerate().take(t.cols) {
+                if !t.init.is_null() {
+                    *v += *t.init.add(r * t.init_ld + c);
+                }
+                let at = r * t.out_ld + c;
+                if t.bf16 {
+                    let out = t.out.cast::<bf16>().add(at);
+                    *out = bf16::from_f32(if t.add { *v + (*out).to_f32() } else { *v });
+                } else {
+                    *t.out.cast::<f32>().add(at) = *v;
+                }
+            }
+        }
+    }
+}

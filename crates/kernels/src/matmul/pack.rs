@@ -1,0 +1,221 @@
+//! Packing: one operand, in any storage, into the panels that the micro-kernels read (see `tile`). Conversion comes
+//! first, into a small buffer, so that storages and layouts add instead of multiplying.
+
+use super::tile::{Kernel, LINE};
+use crate::scratch::{self, Slot};
+use crate::{Isa, Mat, bf16, convert};
+
+/// One operand of a product as it lies in memory: `len` rows (of A) or columns (of B), `k` along the sum.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<'a> {
+    pub data: Mat<'a>,
+    /// Memory is `[k, len]` instead of `[len, k]`.
+    pub across: bool,
+    pub len: usize,
+    pub k: usize,
+}
+
+/// Which operand is packed: the panels differ when its rows run along the sum.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    A,
+    B,
+}
+
+/// What is packed at once: panels of `width` rows or columns, and steps along the sum.
+#[derive(Clone)]
+pub(super) struct Part {
+    pub panels: std::ops::Range<usize>,
+    /// Multiples of 256, except the end of the sum.
+    pub steps: std::ops::Range<usize>,
+}
+
+/// Packs `part`; panel `i` of it starts at `dst + i * panel_bytes`.
+///
+/// # Safety
+/// `dst` is valid for the panels' bytes.
+pub(super) unsafe fn pack(
+    isa: Isa,
+    kernel: &Kernel,
+    role: Role,
+    from: Operand,
+    part: Part,
+    dst: *mut u8,
+    panel_bytes: usize,
+) {
+    let width = if role == Role::A { kernel.mr() } else { kernel.nr };
+    let element = kernel.element_bytes();
+    let first = part.steps.start * kernel.per_unit();
+    let k = from.k.min(part.steps.end * kernel.per_unit()) - first;
+    let start = direct(kernel, from.data);
+    if from.across {
+        let c0 = part.panels.start * width;
+        let c1 = from.len.min(part.panels.end * width);
+        let strip = LINE * kernel.per_unit();
+        // Blocks run across here: convert whole ones.
+        let block = if let Mat::Quant(format, _) = from.data { format.block_len() } else { 1 };
+        let (b0, b1) = (c0 / block * block, c1.next_multiple_of(block));
+        scratch::with(Slot::Converted, strip * (b1 - b0) * element, |buffer| {
+            for e0 in (0..k).step_by(strip) {
+                let rows = strip.min(k - e0);
+                // SAFETY: the operand holds rows `first..first + k` of `len` elements; the buffer `strip` rows.
+                let (src, ld) = unsafe {
+                    match start {
+                        Some(start) => (start.add(((first + e0) * from.len + c0) * element), from.len),
+                        None => {
+                            for row in 0..rows {
+                                let to = buffer.add(row * (b1 - b0) * element);
+                                convert_run(isa, kernel, to, from.data, (first + e0 + row) * from.len + b0, b1 - b0);
+                            }
+                            (buffer.add((c0 - b0) * element).cast_const(), b1 - b0)
+                        }
+                    }
+                };
+                for (i, p) in part.panels.clone().enumerate() {
+                    let cols = width.min(from.len - p * width);
+                    // SAFETY: a strip is 16 steps of `width` units, inside the panel.
+                    unsafe {
+                        let to = dst.add(i * panel_bytes + e0 / kernel.per_unit() * width * 4);
+                        across(isa, kernel, to, src.add(i * width * element), ld, rows, cols, width);
+                    }
+                }
+            }
+        });
+        return;
+    }
+    scratch::with(Slot::Converted, width * k * element, |buffer| {
+        for (i, p) in part.panels.clone().enumerate() {
+            let rows = width.min(from.len - p * width);
+            // SAFETY: the operand holds `rows` rows of `from.k` elements; the buffer `width` rows of `k`.
+            unsafe {
+                let (src, ld) = match start {
+                    Some(start) => (start.add((p * width * from.k + first) * element), from.k),
+                    None => {
+                        for row in 0..rows {
+                            let at = (p * width + row) * from.k + first;
+                            convert_run(isa, kernel, buffer.add(row * k * element), from.data, at, k);
+                        }
+                        (buffer.cast_const(), k)
+                    }
+                };
+                let to = dst.add(i * panel_bytes);
+                match role {
+                    Role::A => lines(to, src, ld * element, rows, k * element, width),
+                    Role::B => transposed(isa, to, src, ld * element, rows, k * element, width),
+                }
+            }
+        }
+    });
+}
+
+/// The data, if it needs no conversion.
+fn direct(kernel: &Kernel, data: Mat) -> Option<*const u8> {
+    match data {
+        Mat::F32(w) if !kernel.pairs => Some(w.as_ptr().cast()),
+        Mat::Bf16(w) if kernel.pairs => Some(w.as_ptr().cast()),
+        _ => None,
+    }
+}
+
+/// # Safety
+/// `to` is valid for `len` elements of the kernel's type.
+unsafe fn convert_run(isa: Isa, kernel: &Kernel, to: *mut u8, from: Mat, at: usize, len: usize) {
+    // SAFETY: as the caller promises; both types allow any bits, so old contents do not matter.
+    unsafe {
+        if kernel.pairs {
+            convert::to_bf16(isa, std::slice::from_raw_parts_mut(to.cast::<bf16>(), len), from, at);
+        } else {
+            convert::to_f32(isa, std::slice::from_raw_parts_mut(to.cast::<f32>(), len), from, at);
+        }
+    }
+}
+
+/// A in lines: whole cache lines are copied. `ld` and `k` in bytes.
+///
+/// # Safety
+/// `src` holds `rows` rows of `k` bytes, `dst` the panel.
+unsafe fn lines(dst: *mut u8, src: *const u8, ld: usize, rows: usize, k: usize, width: usize) {
+    const BYTES: usize = LINE * 4;
+    for (line, at) in (0..k).step_by(BYTES).enumerate() {
+        for row in 0..rows {
+            // SAFETY: the line is inside the row and inside the panel.
+            unsafe {
+                let to = dst.add((line * width + row) * BYTES);
+                let from = src.add(row * ld + at);
+                if k - at >= BYTES {
+                    to.copy_from_nonoverlapping(from, BYTES);
+                } else {
+                    // The other half of the last bf16 pair must be zero.
+                    to.write_bytes(0, BYTES);
+                    to.copy_from_nonoverlapping(from, k - at);
+                }
+            }
+        }
+    }
+}
+
+/// B from rows along the sum: columns of units. `ld` and `k` in bytes. Missing columns become zero.
+///
+/// # Safety
+/// `src` holds `rows` rows of `k` bytes, `dst` the panel.
+unsafe fn transposed(isa: Isa, dst: *mut u8, src: *const u8, ld: usize, rows: usize, k: usize, width: usize) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `isa` is only made for what the processor has.
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { super::avx512::pack_transposed(dst, src, ld, rows, k, width) },
+        _ => {
+            for unit in 0..k.div_ceil(4) {
+                for row in 0..width {
+                    // SAFETY: the unit is inside the row (its rest inside the array) and inside the panel.
+                    unsafe {
+                        let mut value = [0u8; 4];
+                        if row < rows {
+                            let bytes = (k - unit * 4).min(4);
+                            value.as_mut_ptr().copy_from_nonoverlapping(src.add(row * ld + unit * 4), bytes);
+                        }
+                        dst.add((unit * width + row) * 4).cast::<[u8; 4]>().write(value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A panel from rows across the sum: copied (f32) or two rows interleaved (bf16). `ld` in elements.
+///
+/// # Safety
+/// `src` holds `rows` rows of `cols` elements, `dst` the units.
+unsafe fn across(
+    isa: Isa,
+    kernel: &Kernel,
+    dst: *mut u8,
+    src: *const u8,
+    ld: usize,
+    rows: usize,
+    cols: usize,
+    width: usize,
+) {
+    // SAFETY: all accesses stay inside the `rows` rows and the panel.
+    unsafe {
+        if kernel.pairs {
+            #[cfg(target_arch = "x86_64")]
+            if isa == Isa::Avx512Bf16 {
+                return super::avx512::pack_pairs(dst, src, ld, rows, cols, width);
+            }
+            let (src, dst) = (src.cast::<u16>(), dst.cast::<[u16; 2]>());
+            for row in (0..rows).step_by(2) {
+                for c in 0..width {
+                    let at = |r: usize| if c < cols && r < rows { *src.add(r * ld + c) } else { 0 };
+                    dst.add(row / 2 * width + c).write([at(row), at(row + 1)]);
+                }
+            }
+        } else {
+            let _ = isa;
+            let (src, dst) = (src.cast::<f32>(), dst.cast::<f32>());
+            for row in 0..rows {
+                dst.add(row * width).copy_from_nonoverlapping(src.add(row * ld), cols);
+                dst.add(row * width + cols).write_bytes(0, width - cols);
+            }
+        }
+    }
+}

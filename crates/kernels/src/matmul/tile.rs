@@ -1,0 +1,56 @@
+//! The contract between packing, driver and micro-kernels.
+//!
+//! Everything is measured in *units* of four bytes: one f32, or two bf16 that are neighbours along the sum. A *step* is
+//! one unit along the sum. Panels:
+//! - B: `[steps][nr]` units;
+//! - A in lines: `[steps / 16][mr][16]` units, so that packing an operand whose rows run along the sum copies whole
+//!   cache lines; steps after the last are never read;
+//! - A across: `[steps][mr]` units, for an operand whose rows run across the sum.
+
+/// One micro-tile: `rows × cols` sums of `steps` products.
+pub(super) struct Tile {
+    pub a: *const u8,
+    pub b: *const u8,
+    pub steps: usize,
+    /// Added to the sums, rows `init_ld` apart; null: nothing.
+    pub init: *const f32,
+    pub init_ld: usize,
+    /// Where the sums go: f32, or bf16 if `bf16`; rows `out_ld` elements apart.
+    pub out: *mut u8,
+    pub out_ld: usize,
+    pub bf16: bool,
+    /// Add what a bf16 `out` holds (an f32 one is passed as `init`).
+    pub add: bool,
+    /// `1..=nr`.
+    pub cols: usize,
+}
+
+/// A micro-kernel for a fixed number of rows.
+pub(super) type TileFn = unsafe fn(&Tile);
+
+/// The micro-kernels of one instruction set and product type.
+pub(super) struct Kernel {
+    pub nr: usize,
+    /// Units are bf16 pairs.
+    pub pairs: bool,
+    /// By rows - 1, for A in lines. The length is `mr`.
+    pub lines: &'static [TileFn],
+    /// The same for A across.
+    pub across: &'static [TileFn],
+}
+
+impl Kernel {
+    pub fn mr(&self) -> usize {
+        self.lines.len()
+    }
+    /// Elements along the sum in a unit.
+    pub fn per_unit(&self) -> usize {
+        if self.pairs { 2 } else { 1 }
+    }
+    pub fn element_bytes(&self) -> usize {
+        if self.pairs { 2 } else { 4 }
+    }
+}
+
+/// Steps in a cache line.
+pub(super) const LINE: usize = 16;
