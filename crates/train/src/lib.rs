@@ -1,5 +1,16 @@
-//! The training loop and what it leaves on disk: checkpoints, metrics, charts.
+//! Training: one step ([`Trainer`]), the loop ([`Run`]), and what it leaves on disk (checkpoints, metrics, charts).
+//!
+//! What this crate must not know: the command line, which backward rules exist, how a plan is chosen.
+#![forbid(unsafe_code)]
 
 pub mod checkpoint;
 pub mod report;
+pub mod resident;
+mod run;
+pub mod state;
+mod trainer;
 pub mod vfs;
+
+pub use run::{Outcome, Run, TrainError};
+pub use state::Progress;
+pub use trainer::{NonFinite, StepResult, Trainer};

@@ -103,7 +103,7 @@ pub fn attach_saved(
         };
         used.extend([a_name.clone(), b_name.clone()]);
         let (n, k) = params.weight(linear.weight).shape();
-        let (rank, alpha) = config.rank_and_alpha(&linear.module);
+        let (rank, alpha) = (config.rank_of(&linear.module), config.alpha_of(&linear.module));
         for (name, data, want) in [(&a_name, a, [rank, k]), (&b_name, b, [n, rank])] {
             if data.shape != want {
                 problems.push(format!("{name}: file has {:?}, the model needs {want:?}", data.shape));

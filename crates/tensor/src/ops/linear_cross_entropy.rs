@@ -76,11 +76,13 @@ impl LinearCrossEntropy {
     }
 
     /// Turns a chunk's logits into their gradient, in the element type of `x`.
-    fn gradient(&self, device: &Device, start: usize, mut logits: Tensor, lse: &[f32], elem: Elem) -> Tensor {
+    fn gradient(
+        &self, device: &Device, start: usize, mut logits: Tensor, lse: &[f32], weights: &[f32], elem: Elem,
+    ) -> Tensor {
         let (rows, v) = (logits.rows(), logits.cols());
         device.run(softmax_cost(&logits), |cpu| {
             let (lse, targets) = (&lse[start..start + rows], &self.targets[start..start + rows]);
-            cpu.cross_entropy_bwd(logits.f32_mut(), lse, targets, &self.weights[start..start + rows], rows, v)
+            cpu.cross_entropy_bwd(logits.f32_mut(), lse, targets, &weights[start..start + rows], rows, v)
         });
         cast(device, logits, elem)
     }
@@ -112,7 +114,7 @@ impl Rule for LinearCrossEntropy {
                 cpu.cross_entropy(loss, lse, logits.f32(), &self.targets[start..start + rows], rows, v)
             });
             if let Some(dx) = &mut dx {
-                let dlogits = self.gradient(device, start, logits, &lse, x.elem());
+                let dlogits = self.gradient(device, start, logits, &lse, &self.weights, x.elem());
                 let mut part = cx.empty(x.elem(), rows, x.cols());
                 cx.params.weight(self.weight).apply_t(device, &mut part, &dlogits, false);
                 device.run(Cost::elementwise(part.len(), 2 * x.elem().bytes()), |_| dx.copy_rows(start, &part));
@@ -133,23 +135,18 @@ impl Rule for LinearCrossEntropy {
     fn backward(&self, walk: &mut Backward, outputs: &[Var]) {
         let Some(dloss) = walk.take_grad(outputs[0]) else { return };
         let scale = if walk.device.is_dry() { 1.0 } else { dloss.f32()[0] };
+        let weights: Vec<f32> = self.weights.iter().map(|w| w * scale).collect();
         let kept = self.kept.as_ref().expect("recorded");
         if walk.wants(self.weight) {
             let (device, params) = (walk.device, walk.params);
             self.chunks(device, params, &kept.x, |start, logits| {
                 let rows = logits.rows();
-                let mut d = self.gradient(device, start, logits, &kept.lse, kept.x.elem());
-                if scale != 1.0 {
-                    d = rescale(device, &d, scale);
-                }
+                let d = self.gradient(device, start, logits, &kept.lse, &weights, kept.x.elem());
                 walk.sink.outer(device, self.weight, &d, &kept.x.view_rows(start, rows));
             });
         }
         if walk.needs(self.x) {
-            let mut dx = kept.dx.clone().expect("recorded with a gradient in view");
-            if scale != 1.0 {
-                dx = rescale(walk.device, &dx, scale);
-            }
+            let dx = rescale(walk.device, kept.dx.as_ref().expect("recorded with a gradient in view"), scale);
             let dx = spread(walk.device, &dx, &self.rows, self.loss.targets.len());
             walk.add(self.x, dx);
         }

@@ -1,0 +1,159 @@
+//! What a checkpoint holds of a run, and getting it back: parameters, optimizer state, and where the run stood.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use ounce_data::{Batches, Cursor, DataError};
+use ounce_optim::Mismatch;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::tensors::{self, Data, Tensor, TensorsError};
+use crate::checkpoint::{self, Blob, CheckpointError, Saved, Snapshot};
+use crate::trainer::Trainer;
+use crate::vfs::Vfs;
+
+const PARAMS: &str = "params.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const BEST: &str = "best.safetensors";
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Optimizer steps done.
+    pub step: usize,
+    /// Tokens seen: also where the random numbers stand.
+    pub tokens: u64,
+    /// Seconds spent in steps, over all parts of the run.
+    pub train_s: f64,
+    pub best_loss: Option<f64>,
+    pub valid_loss: Option<f64>,
+    pub evals_since_best: usize,
+    /// Length of the metrics log.
+    pub log_bytes: u64,
+    pub cursor: Option<Cursor>,
+}
+
+/// A checkpoint that is whole but does not fit this run.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error("{path}: the recipe or the data has changed since this checkpoint was made; start a new run, or restore them")]
+    OtherRecipe { path: String },
+    #[error("{path} does not fit this run: {}", problems.join("; "))]
+    Mismatch { path: String, problems: Vec<String> },
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error("cannot access {path}: {source}")]
+    Io { path: String, source: std::io::Error },
+}
+
+/// Writes a checkpoint of the run as it stands.
+pub fn save(
+    vfs: &dyn Vfs, dir: &Path, recipe_hash: &str, trainer: &Trainer, progress: &Progress, keep: usize,
+) -> Result<Saved, CheckpointError> {
+    let (params, optimizer) = (params(trainer), optimizer(trainer));
+    let snapshot = Snapshot {
+        step: progress.step,
+        world_size: 1,
+        recipe_hash: recipe_hash.into(),
+        meta: serde_json::to_value(progress).expect("plain data"),
+        blobs: vec![
+            (PARAMS.into(), Blob::stream(|out| tensors::write(out, &params))),
+            (OPTIMIZER.into(), Blob::stream(|out| tensors::write(out, &optimizer))),
+        ],
+    };
+    checkpoint::save(vfs, dir, &snapshot, keep)
+}
+
+/// Puts the newest usable checkpoint back; `None` if there is none. Also returns what was passed over.
+pub fn restore(
+    vfs: &dyn Vfs, dir: &Path, recipe_hash: &str, trainer: &mut Trainer, batches: &mut Batches,
+) -> Result<Option<(Progress, Vec<String>)>, StateError> {
+    let Some(loaded) = checkpoint::load_latest(vfs, dir)? else { return Ok(None) };
+    let path = loaded.path.display().to_string();
+    if loaded.manifest.recipe_hash != recipe_hash {
+        return Err(StateError::OtherRecipe { path });
+    }
+    let mismatch = |problems| StateError::Mismatch { path: path.clone(), problems };
+    let progress: Progress =
+        serde_json::from_value(loaded.manifest.meta.clone()).map_err(|e| mismatch(vec![e.to_string()]))?;
+    fill_params(&loaded.blob(vfs, PARAMS)?, trainer).map_err(|e| mismatch(e.problems))?;
+    let bytes = loaded.blob(vfs, OPTIMIZER)?;
+    let saved = tensors::parse(&bytes).map_err(|e| mismatch(e.problems))?;
+    let names: Vec<String> = trainer.trained.iter().map(|&p| trainer.model.params[p].name.clone()).collect();
+    let mut problems = Vec::new();
+    for (state, name) in trainer.states.iter_mut().zip(&names) {
+        let found: HashMap<&str, Vec<f32>> =
+            state.buffers().filter_map(|(b, _)| Some((b, saved.f32(&format!("{name}.{b}"))?))).collect();
+        if let Err(all) = state.load(|buffer| found.get(buffer).map(Vec::as_slice)) {
+            problems.extend(all.iter().map(|m: &Mismatch| format!("{name}: {m}")));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(mismatch(problems));
+    }
+    if let Some(cursor) = &progress.cursor {
+        batches.restore(cursor)?;
+    }
+    checkpoint::discard_after(vfs, dir, progress.step)?;
+    Ok(Some((progress, loaded.warnings)))
+}
+
+/// Keeps the parameters of the best evaluation beside the checkpoints, for early stopping.
+pub fn save_best(vfs: &dyn Vfs, dir: &Path, trainer: &Trainer) -> Result<(), StateError> {
+    let (path, temporary) = (dir.join(BEST), dir.join("best.tmp"));
+    let write = || {
+        let mut file = vfs.create(&temporary)?;
+        let mut out = std::io::BufWriter::with_capacity(1 << 20, &mut file);
+        tensors::write(&mut out, &params(trainer))?;
+        std::io::Write::flush(&mut out)?;
+        drop(out);
+        file.sync()?;
+        drop(file);
+        vfs.rename(&temporary, &path)?;
+        vfs.sync_dir(dir)
+    };
+    write().map_err(|source| StateError::Io { path: path.display().to_string(), source })
+}
+
+/// Puts the parameters of the best evaluation back.
+pub fn load_best(vfs: &dyn Vfs, dir: &Path, trainer: &mut Trainer) -> Result<(), StateError> {
+    let path = dir.join(BEST);
+    let mut bytes = Vec::new();
+    let read = vfs.open(&path).and_then(|mut file| std::io::Read::read_to_end(&mut file, &mut bytes));
+    read.map_err(|source| StateError::Io { path: path.display().to_string(), source })?;
+    let path = path.display().to_string();
+    fill_params(&bytes, trainer).map_err(|e| StateError::Mismatch { path, problems: e.problems })
+}
+
+fn fill_params(bytes: &[u8], trainer: &mut Trainer) -> Result<(), TensorsError> {
+    let saved = tensors::parse(bytes)?;
+    let mut problems = Vec::new();
+    for p in trainer.trained.clone() {
+        let name = trainer.model.params[p].name.clone();
+        if let Err(e) = saved.fill(&mut [(name, trainer.values_mut(p))]) {
+            problems.extend(e.problems);
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(TensorsError { problems }) }
+}
+
+/// The trained parameters under their names.
+fn params(trainer: &Trainer) -> Vec<Tensor<'_>> {
+    let of = |&p: &ounce_tensor::ParamId| {
+        let (n, k) = trainer.model.params.weight(p).shape();
+        let name = trainer.model.params[p].name.clone();
+        Tensor { name, shape: vec![n, k], data: Data::F32(trainer.values(p)) }
+    };
+    trainer.trained.iter().map(of).collect()
+}
+
+fn optimizer(trainer: &Trainer) -> Vec<Tensor<'_>> {
+    let mut all = Vec::new();
+    for (&p, state) in trainer.trained.iter().zip(&trainer.states) {
+        let name = &trainer.model.params[p].name;
+        all.extend(state.buffers().map(|(buffer, values)| Tensor::flat(format!("{name}.{buffer}"), values)));
+    }
+    all
+}

@@ -1,0 +1,196 @@
+//! [`Trainer`]: one optimizer step on a model: forward and backward over ragged batches, clipping, update. The dry device
+//! runs the same code, which is where forecasts come from.
+//!
+//! Knows no files, no recipe and no clock; the loop in `run.rs` does.
+
+use std::sync::Arc;
+
+use ounce_data::Batch;
+use ounce_model::{Model, Training};
+use ounce_optim::{Optimizer, State, StepContext, clip};
+use ounce_tensor::{
+    Accumulate, Cost, Device, Elem, Loss, MemoryUse, ParamId, Policy, Purpose, Random, Rows, Stage, Tensor, Weight,
+};
+
+/// A model in training.
+pub struct Trainer {
+    pub device: Device,
+    pub model: Model,
+    /// The trained parameters, in the order of everything that is saved.
+    pub trained: Vec<ParamId>,
+    pub states: Vec<State>,
+    optimizer: Box<dyn Optimizer>,
+    sink: Accumulate,
+    wanted: Vec<bool>,
+    policies: Vec<Policy>,
+    elem: Elem,
+    seed: u64,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepResult {
+    /// Mean over the tokens that bear loss.
+    pub loss: f64,
+    pub grad_norm: f64,
+    pub tokens: usize,
+    pub loss_tokens: usize,
+}
+
+/// A loss or a gradient that is not a number; nothing was updated.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("step {step}: the {what} is {value}; the examples of the batch are {examples:?}; nothing was updated or saved")]
+pub struct NonFinite {
+    pub step: usize,
+    pub what: &'static str,
+    pub value: f64,
+    /// Indices into the data set.
+    pub examples: Vec<u32>,
+}
+
+impl Trainer {
+    /// `keep`: for each block, whether its activations are kept (or recomputed). Blocks beyond its end are kept.
+    pub fn new(
+        device: &Device, model: Model, trained: Vec<ParamId>, optimizer: Box<dyn Optimizer>, elem: Elem, keep: &[bool],
+        seed: u64,
+    ) -> Trainer {
+        let mut wanted = vec![false; model.params.len()];
+        for p in &trained {
+            wanted[p.0 as usize] = true;
+        }
+        let policy = |block: usize| match keep.get(block) {
+            Some(false) => Policy::Recompute,
+            _ => Policy::Keep,
+        };
+        // The embedding has nothing to recompute, and the head is walked back at once.
+        let mut policies = vec![Policy::Keep];
+        policies.extend((0..model.family.blocks()).map(policy));
+        policies.push(Policy::Keep);
+        let sink = Accumulate::new(device, &model.params, &trained);
+        let elements = |p: &ParamId| {
+            let (n, k) = model.params.weight(*p).shape();
+            n * k
+        };
+        let states = match device.is_dry() {
+            true => Vec::new(),
+            false => trained.iter().map(|p| optimizer.init(elements(p))).collect(),
+        };
+        let device = device.clone();
+        Trainer { device, model, trained, states, optimizer, sink, wanted, policies, elem, seed }
+    }
+
+    /// One step over `batches` (more than one: gradient accumulation; their tokens are weighted alike). `step` counts from 1;
+    /// `first_row` is the number of tokens that all earlier steps of the run saw.
+    pub fn step(
+        &mut self, batches: &[Batch], step: usize, first_row: u64, lr: f64, max_grad_norm: f32,
+    ) -> Result<StepResult, NonFinite> {
+        let tokens = batches.iter().map(Batch::tokens).sum();
+        let loss_tokens: usize = batches.iter().map(Batch::loss_tokens).sum();
+        let examples = || batches.iter().flat_map(|b| b.examples.iter().copied()).collect();
+        let bad = |what, value| NonFinite { step, what, value, examples: examples() };
+        self.sink.clear(&self.device);
+        let (mut loss, mut row) = (0.0, first_row);
+        for batch in batches {
+            loss += self.accumulate(batch, loss_tokens, step, row);
+            row += batch.tokens() as u64;
+        }
+        if !loss.is_finite() {
+            return Err(bad("loss", loss));
+        }
+        let sums: Vec<f64> = self.trained.iter().map(|p| self.gradient_sum_squares(*p)).collect();
+        let clipped = clip::global_norm(sums, 1.0, max_grad_norm).map_err(|e| bad("gradient norm", e.norm))?;
+        self.update(&StepContext { step, lr, grad_scale: clipped.grad_scale });
+        Ok(StepResult { loss, grad_norm: clipped.norm, tokens, loss_tokens })
+    }
+
+    /// Sum of cross-entropies and number of tokens that bear loss, without dropout or gradients.
+    pub fn evaluate(&mut self, batch: &Batch) -> (f64, usize) {
+        let (rows, count) = (rows_of(batch, 1, 0), batch.loss_tokens());
+        let policies = vec![Policy::Recompute; self.policies.len()];
+        let training = Training { family: &*self.model.family, elem: self.elem };
+        let range = 0..self.model.segments();
+        let stage = Stage { model: &training, range, policies: &policies, wanted: &[], random: None };
+        let pass = stage.forward(&self.device, &self.model.params, &rows, Vec::new());
+        (self.scalar(&pass.outputs[0]), count)
+    }
+
+    pub fn memory(&self) -> MemoryUse {
+        self.device.memory()
+    }
+
+    /// Bytes of optimizer state, also before it exists.
+    pub fn optimizer_bytes(&self) -> usize {
+        let bytes = |p: &ParamId| {
+            let (n, k) = self.model.params.weight(*p).shape();
+            self.optimizer.state_bytes(n * k)
+        };
+        self.trained.iter().map(bytes).sum()
+    }
+
+    /// The values of a trained parameter.
+    pub fn values(&self, p: ParamId) -> &[f32] {
+        match self.model.params.weight(p) {
+            Weight::Dense(t) => t.f32(),
+            Weight::Stored { .. } => unreachable!("trained parameters are dense"),
+        }
+    }
+
+    pub fn values_mut(&mut self, p: ParamId) -> &mut [f32] {
+        match &mut self.model.params[p].weight {
+            Weight::Dense(t) => t.f32_mut(),
+            Weight::Stored { .. } => unreachable!("trained parameters are dense"),
+        }
+    }
+
+    /// Adds one batch's gradients to the sink; returns its part of the mean loss.
+    fn accumulate(&mut self, batch: &Batch, loss_tokens: usize, step: usize, first_row: u64) -> f64 {
+        let rows = rows_of(batch, loss_tokens, first_row);
+        let training = Training { family: &*self.model.family, elem: self.elem };
+        let stage = Stage {
+            model: &training,
+            range: 0..self.policies.len(),
+            policies: &self.policies,
+            wanted: &self.wanted,
+            random: Some(Random { seed: self.seed, step: step as u64 }),
+        };
+        let pass = stage.forward(&self.device, &self.model.params, &rows, Vec::new());
+        let loss = pass.outputs[0].clone();
+        let one = Tensor::from_f32(&self.device, &[1.0], 1, 1, Purpose::Activations);
+        let grads = vec![Some(one), None];
+        stage.backward(&self.device, &mut self.model.params, &mut self.sink, &rows, pass, grads);
+        self.scalar(&loss)
+    }
+
+    fn scalar(&self, t: &Tensor) -> f64 {
+        if self.device.is_dry() { 0.0 } else { t.f32()[0] as f64 }
+    }
+
+    fn gradient_sum_squares(&self, p: ParamId) -> f64 {
+        let grad = self.sink.grad(p).expect("trained");
+        let mut sum = 0.0;
+        self.device.run(Cost::elementwise(grad.len(), 4), |cpu| sum = cpu.sum_squares(grad.input()));
+        sum
+    }
+
+    fn update(&mut self, at: &StepContext) {
+        for (i, &p) in self.trained.iter().enumerate() {
+            let grad = self.sink.grad(p).expect("trained");
+            let cost = Cost::elementwise(grad.len(), 8 + 2 * self.optimizer.state_bytes(grad.len()) / grad.len().max(1));
+            let Weight::Dense(param) = &mut self.model.params[p].weight else { unreachable!("trained parameters are dense") };
+            let (optimizer, state) = (&self.optimizer, self.states.get_mut(i));
+            self.device.run(cost, |cpu| {
+                optimizer.step(cpu, param.f32_mut(), grad.f32(), state.expect("a state for each parameter"), at)
+            });
+        }
+    }
+}
+
+/// A batch for the model: the loss is the mean over `loss_tokens` tokens.
+fn rows_of(batch: &Batch, loss_tokens: usize, first_row: u64) -> Rows {
+    let mut rows = Rows::whole(batch.ids.clone(), &batch.bounds);
+    let weight = 1.0 / loss_tokens.max(1) as f32;
+    let weights: Arc<[f32]> = batch.weights.iter().map(|w| w * weight).collect();
+    rows.loss = Some(Loss { targets: batch.targets.as_slice().into(), weights });
+    rows.first_row = first_row;
+    rows
+}
