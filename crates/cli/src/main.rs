@@ -1,1 +1,3 @@
+//! The binary `ounce`.
+mod recipe;
 fn main() {}
