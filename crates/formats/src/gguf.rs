@@ -3,17 +3,22 @@
 
 mod config;
 mod error;
+mod export;
 mod import;
 mod metadata;
 mod names;
 mod permute;
 mod read;
+mod vocabulary;
 mod write;
 
 pub use error::GgufError;
+pub use export::{Export, export};
 pub(crate) use import::import;
+pub use import::read_model;
 pub use metadata::{Array, Metadata, Strings, Value};
 pub use read::{File, Tensor, parse};
+pub use vocabulary::vocabulary_metadata;
 pub use write::{write, write_file};
 
 use ounce_spec::DType;

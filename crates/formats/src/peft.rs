@@ -193,6 +193,14 @@ impl AdapterConfig {
                 problems.push(format!("{what} is {alpha}, expected a finite number"));
             }
         }
+        // PEFT reads the keys as regular expressions; plain names are all that its own saves hold.
+        for key in self.rank_pattern.keys().chain(self.alpha_pattern.keys()) {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            if !key.strip_prefix('^').unwrap_or(key).chars().all(plain) {
+                problems
+                    .push(format!("the pattern {key:?} is a regular expression, which is not supported; name modules"));
+            }
+        }
         // Fields of newer PEFT versions that change what an adapter computes. Absent, null, false and empty are fine.
         for key in [
             "lora_bias",

@@ -143,7 +143,8 @@ fn config(reader: &mut Reader, model_type: &str, tensors: &[Tensor]) -> ModelCon
         if layers == 62 {
             attention_scale = 1.0 / (hidden_size as f32 / heads as f32).sqrt();
         }
-        sliding_window = reader.size("attention.sliding_window");
+        let none = reader.metadata.u64(&reader.key("attention.sliding_window")) == Ok(Some(0));
+        sliding_window = if none { None } else { reader.size("attention.sliding_window") };
         if sliding_window.is_some() {
             layer_types = pattern(reader, layers.min(MAX_LAYERS));
         }
@@ -208,7 +209,7 @@ fn scaling(reader: &mut Reader, divisors: Option<&Tensor>, max_position_embeddin
                 .unwrap_or(max_position_embeddings),
             beta_fast: reader.positive("rope.scaling.yarn_beta_fast").unwrap_or(32.0),
             beta_slow: reader.positive("rope.scaling.yarn_beta_slow").unwrap_or(1.0),
-            attention_factor: None,
+            attention_factor: reader.positive("rope.scaling.yarn_attn_factor"),
         },
         Some(other) => {
             reader.problems.push(format!("rope scaling of type {other:?} is not supported (none, linear, yarn are)"));

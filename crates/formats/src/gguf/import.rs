@@ -11,15 +11,16 @@ use crate::{Bytes, Checkpoint, Kind, OpenError, TensorData, Tensors};
 pub(crate) fn import(path: &Path) -> Result<Checkpoint, OpenError> {
     let bytes = Bytes::map(path).map_err(|source| OpenError::Io { path: path.into(), source })?;
     let file = parse(&bytes).map_err(|source| OpenError::Gguf { path: path.into(), source })?;
-    let (config, generation, tensors) = translate(&file).map_err(|problems| OpenError::problems(path, problems))?;
+    let (config, generation, tensors) = read_model(&file).map_err(|problems| OpenError::problems(path, problems))?;
     let gguf = Some(file.metadata);
     Ok(Checkpoint { path: path.into(), kind: Kind::Gguf, config, generation, tensors, gguf })
 }
 
-type Translated = (ModelConfig, ounce_spec::model::GenerationConfig, Tensors);
+/// What a GGUF file says of a model.
+pub type Translated = (ModelConfig, ounce_spec::model::GenerationConfig, Tensors);
 
 /// A parsed file as configuration and Hugging Face tensors. On failure, everything that is wrong.
-pub(super) fn translate(file: &File) -> Result<Translated, Vec<String>> {
+pub fn read_model(file: &File) -> Result<Translated, Vec<String>> {
     if let Ok(Some(kind @ ("adapter" | "mmproj" | "imatrix"))) = file.metadata.str("general.type") {
         return Err(vec![format!("the file holds no model but a {kind}")]);
     }
