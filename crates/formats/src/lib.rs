@@ -19,7 +19,9 @@ mod mmap;
 pub mod peft;
 pub mod safetensors_file;
 pub mod save;
+pub mod template;
 pub mod tensors;
+pub mod tokenizer;
 
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, Kind, open};
