@@ -34,11 +34,21 @@ const LLAMA_TOOLS: [&str; 7] = [
 
 /// Fetches what is missing and verifies the rest.
 pub fn fetch_all() -> Result<(), String> {
-    let assets = place::assets();
-    fs::create_dir_all(&assets).map_err(|e| format!("cannot make {}: {e}", assets.display()))?;
+    let assets = folder()?;
     smollm2(&assets)?;
     gemma3(&assets)?;
     llama_files(&assets)
+}
+
+/// Only the model of the quickstart.
+pub fn fetch_smollm2() -> Result<(), String> {
+    smollm2(&folder()?)
+}
+
+fn folder() -> Result<PathBuf, String> {
+    let assets = place::assets();
+    fs::create_dir_all(&assets).map_err(|e| format!("cannot make {}: {e}", assets.display()))?;
+    Ok(assets)
 }
 
 /// True if the file is there and right. A wrong one is removed, with a line about it.

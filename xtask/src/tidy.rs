@@ -11,6 +11,7 @@ use crate::{fetch, place};
 mod blank;
 mod layers;
 mod licences;
+mod map;
 mod words;
 
 /// One broken rule: where, and what to do about it.
@@ -37,9 +38,7 @@ const SKIPPED: [&str; 6] = [".git", ".ounce", "assets", "runs", "target", "__pyc
 /// Checks the whole workspace and prints the lines of code per crate.
 pub fn run() -> Result<(), String> {
     let root = place::workspace();
-    let mut paths = Vec::new();
-    collect(&root, &root, &mut paths)?;
-    paths.sort();
+    let paths = all_paths(&root)?;
 
     let mut findings = Vec::new();
     let mut lines: BTreeMap<String, (usize, usize)> = BTreeMap::new();
@@ -58,6 +57,7 @@ pub fn run() -> Result<(), String> {
     }
     layers::check(&root, &mut findings)?;
     licences::check(&root, &mut findings)?;
+    map::check(&root, &mapped(&root, &paths)?, &mut findings)?;
 
     println!("{:<16} {:>7} {:>7}", "crate", "lines", "tests");
     let total = lines.values().fold((0, 0), |sum, n| (sum.0 + n.0, sum.1 + n.1));
@@ -73,6 +73,29 @@ pub fn run() -> Result<(), String> {
         println!("{finding}");
     }
     Err(format!("tidy: {} findings", findings.len()))
+}
+
+/// Writes the code map of `docs/ARCHITECTURE.md` anew.
+pub fn write_map() -> Result<(), String> {
+    let root = place::workspace();
+    map::write(&root, &mapped(&root, &all_paths(&root)?)?)
+}
+
+fn all_paths(root: &Path) -> Result<Vec<String>, String> {
+    let mut paths = Vec::new();
+    collect(root, root, &mut paths)?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// The source files that the code map lists, with their texts: not the tests.
+fn mapped(root: &Path, paths: &[String]) -> Result<Vec<(String, String)>, String> {
+    let is_source = |p: &&String| p.ends_with(".rs") && p.contains("/src/") && blank::test_start(p, "") > 0;
+    let read = |p: &String| {
+        let text = fs::read_to_string(root.join(p)).map_err(|e| format!("cannot read {p}: {e}"))?;
+        Ok((p.clone(), text))
+    };
+    paths.iter().filter(is_source).map(read).collect()
 }
 
 /// `crates/tensor/src/lib.rs` → `tensor`; elsewhere the first folder.
