@@ -98,8 +98,15 @@ impl Vfs for Disk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        // Elsewhere a directory cannot be opened as a file, and its entries need no sync.
-        if cfg!(unix) { File::open(here(dir))?.sync_all() } else { Ok(()) }
+        if cfg!(not(unix)) {
+            // A directory cannot be opened as a file, and its entries need no sync.
+            return Ok(());
+        }
+        match File::open(here(dir))?.sync_all() {
+            // Some network file systems have no such operation; there is nothing better to ask of them.
+            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+            other => other,
+        }
     }
 }
 
@@ -114,18 +121,26 @@ fn here(dir: &Path) -> &Path {
     if dir.as_os_str().is_empty() { Path::new(".") } else { dir }
 }
 
-/// Makes a directory and its missing parents, each of which survives a power cut.
+/// Makes a directory and its missing parents, all of which survive a power cut.
 pub fn make_dir(vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
     let Some(parent) = dir.parent() else { return Ok(()) };
     match vfs.create_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound && !parent.as_os_str().is_empty() => {
             make_dir(vfs, parent)?;
             vfs.create_dir(dir)?;
         }
-        other => other?,
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
     }
-    vfs.sync_dir(parent)
+    // Also the names that were there: a process that died may have made them just before it could sync them.
+    for ancestor in parent.ancestors() {
+        match vfs.sync_dir(ancestor) {
+            // Others' directories, which we could not have made.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => break,
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file or a directory with all it holds; nothing there is no error. Links are removed, not followed.

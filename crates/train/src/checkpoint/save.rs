@@ -11,7 +11,7 @@ use super::{
     load::{complete, read_manifest},
     names::{self, LATEST, MANIFEST, Name},
 };
-use crate::vfs::{Kind, Vfs, VfsFile, make_dir, remove_tree};
+use crate::vfs::{Entry, Kind, Vfs, VfsFile, make_dir, remove_tree};
 
 /// The state of a run after `step` updates.
 pub struct Snapshot<'a> {
@@ -129,18 +129,15 @@ pub fn sweep(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<String>, CheckpointError> 
 /// # Errors
 /// The first one that could not be removed.
 pub fn discard_after(vfs: &dyn Vfs, dir: &Path, step: usize) -> Result<(), CheckpointError> {
-    let entries = vfs.list(dir).map_err(|e| CheckpointError::io("list", dir, e))?;
-    for entry in entries {
-        let later = match Name::parse(&entry.name) {
-            Some(Name::Checkpoint { step: other } | Name::Displaced { step: other }) => other > step,
-            _ => false,
-        };
-        let path = dir.join(&entry.name);
-        if later && entry.kind == Kind::Dir && read_manifest(vfs, &path).is_ok() {
-            discard(vfs, dir, &path).map_err(|e| CheckpointError::io("remove", &path, e))?;
-        }
+    let later: Vec<usize> = checkpoints(vfs, dir)
+        .map_err(|e| CheckpointError::io("list", dir, e))?
+        .into_iter()
+        .filter(|&other| other > step && read_manifest(vfs, &names::checkpoint(dir, other)).is_ok())
+        .collect();
+    match discard(vfs, dir, &later).into_iter().next() {
+        Some((path, e)) => Err(CheckpointError::io("remove", &path, e)),
+        None => Ok(()),
     }
-    vfs.sync_dir(dir).map_err(|e| CheckpointError::io("sync", dir, e))
 }
 
 fn check_names(path: &Path, snapshot: &Snapshot) -> Result<(), CheckpointError> {
@@ -245,35 +242,50 @@ fn point_latest(vfs: &dyn Vfs, dir: &Path, path: &Path) -> io::Result<()> {
 /// Removes the oldest complete checkpoints up to `step` until `keep` are left. Damaged ones are not counted, since they
 /// are no way back, and not removed, since they may not be ours.
 fn prune(vfs: &dyn Vfs, dir: &Path, step: usize, keep: usize, warnings: &mut Vec<String>) {
-    let entries = match vfs.list(dir) {
-        Ok(entries) => entries,
+    let mut older = match checkpoints(vfs, dir) {
+        Ok(steps) => steps,
         Err(e) => return warnings.push(format!("cannot list {}: {e}", dir.display())),
     };
-    let mut older: Vec<usize> = entries
-        .iter()
-        .filter_map(|entry| match (Name::parse(&entry.name), entry.kind) {
-            (Some(Name::Checkpoint { step: other }), Kind::Dir) if other < step => Some(other),
-            _ => None,
-        })
-        .filter(|&other| complete(vfs, &names::checkpoint(dir, other), other))
-        .collect();
+    older.retain(|&other| other < step && complete(vfs, &names::checkpoint(dir, other), other));
     older.sort_unstable();
     older.truncate((older.len() + 1).saturating_sub(keep));
-    for other in older {
-        let path = names::checkpoint(dir, other);
-        if let Err(e) = discard(vfs, dir, &path) {
-            warnings.push(format!("cannot remove {}: {e}", path.display()));
-        }
+    for (path, e) in discard(vfs, dir, &older) {
+        warnings.push(format!("cannot remove {}: {e}", path.display()));
     }
 }
 
-/// Takes away a checkpoint's name before its files, so that an interruption leaves no half of one.
-fn discard(vfs: &dyn Vfs, dir: &Path, path: &Path) -> io::Result<()> {
-    let step = match path.file_name().and_then(|name| name.to_str()).and_then(Name::parse) {
-        Some(Name::Checkpoint { step } | Name::Displaced { step }) => step,
-        _ => return Ok(()),
+/// The steps of the directories named as checkpoints.
+fn checkpoints(vfs: &dyn Vfs, dir: &Path) -> io::Result<Vec<usize>> {
+    let step = |entry: Entry| match (Name::parse(&entry.name), entry.kind) {
+        (Some(Name::Checkpoint { step }), Kind::Dir) => Some(step),
+        _ => None,
     };
-    let doomed = names::unfinished(dir, step);
-    vfs.rename(path, &doomed)?;
-    remove_tree(vfs, &doomed)
+    Ok(vfs.list(dir)?.into_iter().filter_map(step).collect())
+}
+
+/// Takes away the checkpoints' names, for good, before their files: an interruption leaves no half of one. Returns those
+/// that could not be removed, and why.
+fn discard(vfs: &dyn Vfs, dir: &Path, steps: &[usize]) -> Vec<(PathBuf, io::Error)> {
+    let mut failed = vec![];
+    let mut doomed = vec![];
+    for &step in steps {
+        let (path, nameless) = (names::checkpoint(dir, step), names::unfinished(dir, step));
+        match vfs.rename(&path, &nameless) {
+            Ok(()) => doomed.push(nameless),
+            Err(e) => failed.push((path, e)),
+        }
+    }
+    if doomed.is_empty() {
+        return failed;
+    }
+    if let Err(e) = vfs.sync_dir(dir) {
+        failed.push((dir.into(), e));
+        return failed;
+    }
+    for path in doomed {
+        if let Err(e) = remove_tree(vfs, &path) {
+            failed.push((path, e));
+        }
+    }
+    failed
 }
