@@ -110,7 +110,7 @@ impl Spm {
         while let Some(pair) = pairs.pop() {
             let (left, right) = (symbols[pair.left as usize], symbols[pair.right as usize]);
             // Either side has been joined to something else since: an empty symbol, or a longer one.
-            if right.start == right.end || left.next != pair.right || right.end - left.start != pair.bytes {
+            if left.start == left.end || right.start == right.end || right.end - left.start != pair.bytes {
                 continue;
             }
             symbols[pair.left as usize].end = right.end;
