@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{MAX_ROW_BYTES, Rows};
+use super::{MAX_ROW_BYTES, Rows, newlines};
 
 pub fn rows(bytes: &[u8]) -> Rows {
     let mut rows = Rows::default();
@@ -29,6 +29,7 @@ pub fn rows(bytes: &[u8]) -> Rows {
         }
     }
     let mut record = csv::ByteRecord::new();
+    let (mut line, mut seen) = (1, 0);
     loop {
         match reader.read_byte_record(&mut record) {
             Ok(false) => break,
@@ -38,7 +39,11 @@ pub fn rows(bytes: &[u8]) -> Rows {
             }
             Ok(true) => {}
         }
-        let line = record.position().map_or(0, |p| p.line() as usize);
+        // The reader's own line is one short after CRLF and blank lines: a record starts after all line ends before it.
+        let mut at = record.position().map_or(seen, |p| p.byte() as usize).clamp(seen, bytes.len());
+        at += bytes[at..].iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+        line += newlines(&bytes[seen..at]);
+        seen = at;
         match one(&names, &record) {
             Ok(row) => rows.rows.push((line, row)),
             Err(reason) => rows.bad(line, reason),
