@@ -79,7 +79,8 @@ pub fn write_tensors(
     write_model(dir, config, &infos, &mut bytes_of, companions)
 }
 
-fn write_sharded<'a>(
+/// As [`write_model`], with files of at most `shard_bytes` of tensors (one tensor at least).
+pub fn write_sharded<'a>(
     dir: &Path,
     config: &ModelConfig,
     infos: &[Info],
@@ -118,18 +119,19 @@ fn write_sharded<'a>(
         }
         bytes_of(&info)
     };
-    write_weights(dir, &stored, &mut bytes_of_stored, shard_bytes)?;
+    let written = write_weights(dir, &stored, &mut bytes_of_stored, shard_bytes)?;
+    remove_stale_weights(dir, &written)?;
     write_companions(dir, companions)?;
     write_bytes(&dir.join("config.json"), text.as_bytes())
 }
 
-/// Weights in one file, or in several with an index.
+/// Weights in one file, or in several with an index; the names of the files.
 fn write_weights<'a>(
     dir: &Path,
     infos: &[Info],
     bytes_of: &mut BytesOf<'_, 'a>,
     shard_bytes: usize,
-) -> Result<(), WriteError> {
+) -> Result<Vec<String>, WriteError> {
     let mut shards: Vec<Vec<Info>> = vec![vec![]];
     let (mut filled, mut total) = (0usize, 0usize);
     for info in infos {
@@ -143,16 +145,32 @@ fn write_weights<'a>(
         total += size;
     }
     if let [only] = &shards[..] {
-        return safetensors_file::write_file(&dir.join(safetensors_file::SINGLE), only, bytes_of);
+        safetensors_file::write_file(&dir.join(safetensors_file::SINGLE), only, bytes_of)?;
+        return Ok(vec![safetensors_file::SINGLE.into()]);
     }
-    let mut map = Map::new();
+    let (mut map, mut written) = (Map::new(), vec![safetensors_file::INDEX.to_owned()]);
     for (i, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
         safetensors_file::write_file(&dir.join(&name), shard, bytes_of)?;
         map.extend(shard.iter().map(|info| (info.name.clone(), Value::from(name.as_str()))));
+        written.push(name);
     }
     let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
-    write_bytes(&dir.join(safetensors_file::INDEX), format!("{index:#}\n").as_bytes())
+    write_bytes(&dir.join(safetensors_file::INDEX), format!("{index:#}\n").as_bytes())?;
+    Ok(written)
+}
+
+/// Removes weights that an earlier save left in the directory and that readers would take for the new ones'.
+fn remove_stale_weights(dir: &Path, written: &[String]) -> Result<(), WriteError> {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let shard = name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors");
+        let weights = shard || name == safetensors_file::SINGLE || name == safetensors_file::INDEX;
+        if weights && !written.contains(&name) {
+            std::fs::remove_file(entry.path()).map_err(|source| WriteError::io(&entry.path(), source))?;
+        }
+    }
+    Ok(())
 }
 
 /// The new `config.json`: the source's own with its `dtype` set right, or one made from `config`.
