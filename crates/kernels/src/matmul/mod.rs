@@ -6,6 +6,9 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod gemm;
+mod int8;
+#[cfg(target_arch = "x86_64")]
+mod int8_avx512;
 mod pack;
 mod portable;
 mod tile;
@@ -48,7 +51,16 @@ impl Cpu {
     /// Like `matmul_nt` for few rows (`m` up to about 8) and a quantised `w`: `x` is rounded to blocks of int8, and the
     /// weights are read once as they are stored. Not exact (about 1e-2 relative): for decoding only.
     pub fn matmul_nt_int8(&self, out: &mut [f32], x: &[f32], w: Mat, m: usize, n: usize, k: usize) {
-        self.matmul_nt(Out::F32(out), In::F32(x), w, false, m, n, k);
+        check("out", out.len(), m * n);
+        check("x", x.len(), m * k);
+        check("w", w.len(), n * k);
+        match w {
+            Mat::Quant(format, blocks) if m * n * k > 0 => {
+                int8::nt(&self.pool, self.isa, out, x, format, blocks, m, n, k);
+            }
+            // Weights that are not quantised are multiplied as they are.
+            _ => self.matmul_nt(Out::F32(out), In::F32(x), w, false, m, n, k),
+        }
     }
 
     /// Bytes of scratch memory that the products keep for reuse, at most, for a problem of this size.

@@ -256,3 +256,54 @@ fn gathered_rows_are_the_stored_ones() {
         }
     }
 }
+
+/// The bound: rounding x moves each value by at most half a step of its block of 32, `max |x| / 254`.
+#[test]
+fn int8_products_stay_within_the_rounding_of_x() {
+    for isa in Isa::available() {
+        for format in QuantFormat::ALL {
+            for (m, n, k) in [(1, 37, 256), (2, 5, 512), (3, 8, 768), (8, 20, 256), (11, 3, 1280), (1, 9, 32), (2, 6, 96), (5, 4, 576)] {
+                if k % format.block_len() != 0 {
+                    continue;
+                }
+                let (x, w) = (random(m * k, 5), Stored::new(n * k, Kind::Quant(format), 6));
+                let run = |threads| {
+                    let mut out = vec![0f32; m * n];
+                    Cpu::with_isa(threads, isa).matmul_nt_int8(&mut out, &x, w.mat(), m, n, k);
+                    out
+                };
+                let out = run(1);
+                for i in 0..m {
+                    for j in 0..n {
+                        let (mut exact, mut bound) = (0f64, 0f64);
+                        for b in 0..k / 32 {
+                            let (x, w) = (&x[i * k + b * 32..][..32], &w.f32[j * k + b * 32..][..32]);
+                            let step = x.iter().fold(0f32, |a, v| a.max(v.abs())) as f64 / 254.0;
+                            exact += x.iter().zip(w).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+                            bound += w.iter().map(|w| w.abs() as f64 * step).sum::<f64>();
+                        }
+                        let error = (out[i * n + j] as f64 - exact).abs();
+                        let rounding = 1e-5 * k as f64;
+                        assert!(error <= bound * 1.001 + rounding, "{isa:?} {format:?} ({m},{n},{k}) at {i},{j}: {error:e} above {bound:e}");
+                    }
+                }
+                assert_eq!(out, run(3), "{isa:?} {format:?}: 3 threads give other bits");
+            }
+        }
+    }
+}
+
+/// An infinity or NaN in x must reach the result, not vanish in the rounding.
+#[test]
+fn int8_products_pass_on_what_is_not_finite() {
+    for isa in Isa::available() {
+        let w = Stored::new(256, Kind::Quant(QuantFormat::Q4_1), 6);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = random(256, 5);
+            x[40] = bad;
+            let mut out = [0f32];
+            Cpu::with_isa(1, isa).matmul_nt_int8(&mut out, &x, w.mat(), 1, 1, 256);
+            assert!(!out[0].is_finite(), "{isa:?}: {bad} became {}", out[0]);
+        }
+    }
+}

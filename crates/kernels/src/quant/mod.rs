@@ -5,6 +5,8 @@ mod decode;
 mod encode;
 mod encode_k;
 
+pub(crate) use decode::scale_and_min;
+
 /// A quantised storage format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QuantFormat {
