@@ -1,3 +1,14 @@
-//! Runs requests on a model: sequences, their key-value memory, sampling. No HTTP, no files, no printing.
+//! Runs requests on a model: sequences, their key-value memory, sampling. One [`Engine::step`] schedules, runs the model once
+//! over a ragged batch, and accepts what came out.
+//!
+//! What this crate must not know: HTTP, files, printing, tokenizers (text comes in through a closure).
+#![forbid(unsafe_code)]
 
+mod engine;
 pub mod sampler;
+mod sequence;
+mod text;
+
+pub use engine::{Engine, Refusal, Settings};
+pub use sequence::{Finish, Output, Request, SeqId};
+pub use text::{Piece, TextStream};

@@ -1,0 +1,238 @@
+//! [`Engine`]: continuous batching over a fixed number of cache slots. Running sequences decode one token a step; prompts are
+//! taken in chunks beside them. A slot remembers the tokens in its cache, so a prompt that begins like an earlier one
+//! (the next turn of a chat, a shared instruction) computes only what is new.
+
+use std::collections::VecDeque;
+
+use ounce_model::{Kv, Model};
+use ounce_tensor::{Device, Elem};
+
+use crate::sampler::Sampler;
+use crate::sequence::{Finish, Output, Request, SeqId, Sequence};
+
+/// Sizes of an engine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Sequences that run at once.
+    pub slots: usize,
+    /// Positions of each.
+    pub context: usize,
+    /// Prompt tokens in one step.
+    pub prefill_chunk: usize,
+    /// Decode with int8 products on quantised weights: faster, and rounded (about 1e-2 relative on the logits).
+    pub int8: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { slots: 1, context: 4096, prefill_chunk: 512, int8: true }
+    }
+}
+
+/// A request that cannot run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the prompt is empty")]
+    Empty,
+    #[error(
+        "the prompt has {prompt} tokens, but the context has {context} positions and the answer needs at least one"
+    )]
+    TooLong { prompt: usize, context: usize },
+    #[error("the prompt has token {token}, but the vocabulary ends at {vocab}")]
+    Token { token: u32, vocab: usize },
+}
+
+pub struct Engine {
+    device: Device,
+    model: Model,
+    kv: Kv,
+    settings: Settings,
+    waiting: VecDeque<Sequence>,
+    running: Vec<Sequence>,
+    /// For each slot, the tokens whose keys and values it holds.
+    memory: Vec<Vec<u32>>,
+    next: u64,
+}
+
+impl Engine {
+    pub fn new(device: &Device, model: Model, settings: Settings) -> Engine {
+        let context = settings.context.min(model.context);
+        let settings = Settings { context, slots: settings.slots.max(1), ..settings };
+        let kv = Kv::new(device, &model.config, Elem::F32, settings.slots, context);
+        let memory = vec![Vec::new(); settings.slots];
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        Engine { device: device.clone(), model, kv, settings, waiting, running, memory, next: 0 }
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes the model (adapters on or off). What the cache remembers is forgotten.
+    pub fn change_model<T>(&mut self, change: impl FnOnce(&mut Model) -> T) -> T {
+        self.memory.iter_mut().for_each(Vec::clear);
+        change(&mut self.model)
+    }
+
+    /// Queues a request.
+    pub fn submit(&mut self, request: Request) -> Result<SeqId, Refusal> {
+        let (prompt, context) = (request.prompt.len(), self.settings.context);
+        if prompt == 0 {
+            return Err(Refusal::Empty);
+        }
+        if prompt >= context {
+            return Err(Refusal::TooLong { prompt, context });
+        }
+        let vocab = self.model.config.vocab_size;
+        if let Some(&token) = request.prompt.iter().find(|&&t| t as usize >= vocab) {
+            return Err(Refusal::Token { token, vocab });
+        }
+        let id = SeqId(self.next);
+        self.next += 1;
+        let sampler = Sampler::new(&request.params, &request.prompt);
+        let (tokens, params) = (request.prompt, request.params);
+        self.waiting.push_back(Sequence { id, tokens, prompt_len: prompt, params, sampler, slot: 0, cached: 0 });
+        Ok(id)
+    }
+
+    /// Drops a request, wherever it stands.
+    pub fn cancel(&mut self, id: SeqId) {
+        self.waiting.retain(|s| s.id != id);
+        if let Some(i) = self.running.iter().position(|s| s.id == id) {
+            self.retire(i);
+        }
+    }
+
+    /// Whether anything waits or runs.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Schedules, runs the model once, accepts.
+    pub fn step(&mut self) -> Vec<Output> {
+        self.admit();
+        let parts = self.schedule();
+        if parts.is_empty() {
+            return Vec::new();
+        }
+        let slices: Vec<(usize, &[u32])> = parts
+            .iter()
+            .map(|&(i, n)| (self.running[i].slot, &self.running[i].tokens[self.running[i].cached..][..n]))
+            .collect();
+        let rows = self.kv.begin(&slices);
+        // Logits are needed where a sequence's last token is in the batch.
+        let (mut asked, mut wanted) = (Vec::new(), Vec::new());
+        let mut row = 0;
+        for &(i, n) in &parts {
+            row += n;
+            if self.running[i].cached + n == self.running[i].tokens.len() {
+                asked.push(i);
+                wanted.push(row as u32 - 1);
+            }
+        }
+        let logits = self.model.infer(&self.device, &rows, &mut self.kv, &wanted, self.settings.int8);
+        for &(i, n) in &parts {
+            let sequence = &mut self.running[i];
+            self.memory[sequence.slot].extend_from_slice(&sequence.tokens[sequence.cached..][..n]);
+            sequence.cached += n;
+        }
+        let v = logits.cols();
+        let mut out = Vec::new();
+        let mut ended = Vec::new();
+        for (k, &i) in asked.iter().enumerate() {
+            let choice = self.running[i].sampler.sample(&logits.f32()[k * v..(k + 1) * v]);
+            if let Some(reason) = self.accept(i, choice.token, choice.logprob, &mut out) {
+                ended.push((i, reason));
+            }
+        }
+        for (i, reason) in ended.into_iter().rev() {
+            out.push(Output::Finished { id: self.running[i].id, reason });
+            self.retire(i);
+        }
+        out
+    }
+
+    /// Runs one request to its end; `on_token` may stop it by returning false.
+    pub fn run(&mut self, request: Request, mut on_token: impl FnMut(u32) -> bool) -> Result<Finish, Refusal> {
+        let id = self.submit(request)?;
+        loop {
+            for output in self.step() {
+                match output {
+                    Output::Token { id: of, token, .. } if of == id && !on_token(token) => {
+                        self.cancel(id);
+                        return Ok(Finish::Stop);
+                    }
+                    Output::Finished { id: of, reason } if of == id => return Ok(reason),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Gives waiting sequences free slots: the one that remembers the longest common beginning.
+    fn admit(&mut self) {
+        while self.running.len() < self.settings.slots {
+            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            let busy = |slot: &usize| self.running.iter().any(|s| s.slot == *slot);
+            // At least one token must run to give logits.
+            let limit = sequence.tokens.len() - 1;
+            let shared = |slot: usize| common(&self.memory[slot], &sequence.tokens).min(limit);
+            let free: Vec<usize> = (0..self.settings.slots).filter(|s| !busy(s)).collect();
+            let Some(&slot) = free
+                .iter()
+                .max_by_key(|&&s| (shared(s), std::cmp::Reverse(self.memory[s].len()), std::cmp::Reverse(s)))
+            else {
+                return self.waiting.push_front(sequence);
+            };
+            let kept = shared(slot);
+            self.kv.truncate(slot, kept);
+            self.memory[slot].truncate(kept);
+            (sequence.slot, sequence.cached) = (slot, kept);
+            self.running.push(sequence);
+        }
+    }
+
+    /// Which running sequences take part in this step, and with how many tokens: all that decode, and prompts up to the chunk.
+    fn schedule(&self) -> Vec<(usize, usize)> {
+        let mut budget = self.settings.prefill_chunk.max(1);
+        let mut parts = Vec::new();
+        for (i, sequence) in self.running.iter().enumerate() {
+            let left = sequence.tokens.len() - sequence.cached;
+            let n = if left == 1 { 1 } else { left.min(budget) };
+            if left > 1 {
+                budget -= n;
+            }
+            if n > 0 {
+                parts.push((i, n));
+            }
+        }
+        parts
+    }
+
+    /// Takes a sampled token into sequence `i`, or says why it ends.
+    fn accept(&mut self, i: usize, token: u32, logprob: f32, out: &mut Vec<Output>) -> Option<Finish> {
+        let sequence = &mut self.running[i];
+        let ends = !sequence.params.ignore_eos && self.model.config.eos_token_id.contains(&token);
+        if ends || sequence.params.stop_tokens.contains(&token) {
+            return Some(Finish::Stop);
+        }
+        sequence.tokens.push(token);
+        out.push(Output::Token { id: sequence.id, token, logprob });
+        let answered = sequence.tokens.len() - sequence.prompt_len;
+        let full = sequence.tokens.len() >= self.settings.context;
+        (full || answered >= sequence.params.max_tokens).then_some(Finish::Length)
+    }
+
+    fn retire(&mut self, i: usize) {
+        self.running.swap_remove(i);
+    }
+}
+
+/// Length of the common beginning.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(x, y)| x == y).count()
+}

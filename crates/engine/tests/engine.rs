@@ -1,0 +1,114 @@
+//! Equalities of the engine on the tiny golden models: with a cache = without, many = one, chunked = whole, remembered =
+//! computed.
+
+use std::path::Path;
+
+use ounce_engine::sampler::{SamplingParams, argmax};
+use ounce_engine::{Engine, Finish, Output, Refusal, Request, SeqId, Settings};
+use ounce_model::Model;
+use ounce_tensor::kernels::Cpu;
+use ounce_tensor::{Device, Elem, Rows};
+
+const FAMILIES: [&str; 6] = ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "gpt2"];
+
+fn load(device: &Device, family: &str) -> Model {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(family);
+    Model::load(device, &ounce_formats::open(&dir).unwrap(), 64).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn engine(family: &str, settings: Settings) -> Engine {
+    let device = Device::cpu(Cpu::new(2));
+    let model = load(&device, family);
+    Engine::new(&device, model, settings)
+}
+
+fn request(prompt: &[u32], max_tokens: usize) -> Request {
+    let params = SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..SamplingParams::default() };
+    Request { prompt: prompt.to_vec(), params }
+}
+
+fn exact(slots: usize, prefill_chunk: usize) -> Settings {
+    Settings { slots, context: 64, prefill_chunk, int8: false }
+}
+
+fn prompts() -> Vec<Vec<u32>> {
+    vec![vec![5, 9, 14, 3, 77], vec![1], vec![30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40], vec![5, 9, 14, 60]]
+}
+
+fn answers(engine: &mut Engine, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
+    let ids: Vec<SeqId> = prompts.iter().map(|p| engine.submit(request(p, 12)).unwrap()).collect();
+    let mut out = vec![Vec::new(); ids.len()];
+    while !engine.is_idle() {
+        for output in engine.step() {
+            if let Output::Token { id, token, .. } = output {
+                out[ids.iter().position(|i| *i == id).unwrap()].push(token);
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn greedy_decoding_with_a_cache_equals_whole_passes_without_one() {
+    for family in FAMILIES {
+        let device = Device::cpu(Cpu::new(2));
+        let model = load(&device, family);
+        let mut naive = Vec::new();
+        for prompt in prompts() {
+            let mut ids = prompt.clone();
+            for _ in 0..12 {
+                let bounds = [0, ids.len()];
+                let (_, logits) = model.trace(&device, &Rows::whole(ids.clone(), &bounds), Elem::F32);
+                let v = logits.cols();
+                ids.push(argmax(&logits.f32()[logits.len() - v..]).0);
+            }
+            naive.push(ids[prompt.len()..].to_vec());
+        }
+        let mut engine = Engine::new(&device, model, exact(1, 512));
+        assert_eq!(answers(&mut engine, &prompts()), naive, "{family}");
+    }
+}
+
+#[test]
+fn a_sequence_does_not_depend_on_its_neighbours_or_on_how_its_prompt_is_cut() {
+    for family in FAMILIES {
+        let alone = answers(&mut engine(family, exact(1, 512)), &prompts());
+        for settings in [exact(4, 512), exact(2, 512), exact(4, 3), exact(1, 1)] {
+            assert_eq!(answers(&mut engine(family, settings), &prompts()), alone, "{family} {settings:?}");
+        }
+    }
+}
+
+#[test]
+fn a_slot_that_remembers_a_beginning_gives_the_same_answer() {
+    let mut fresh = engine("llama", exact(1, 512));
+    let first = answers(&mut fresh, &prompts()[..1]).remove(0);
+    let next: Vec<u32> = prompts()[0].iter().chain(&first).copied().chain([8, 9]).collect();
+    let remembered = answers(&mut fresh, std::slice::from_ref(&next));
+    assert_eq!(remembered, answers(&mut engine("llama", exact(1, 512)), &[next]));
+}
+
+#[test]
+fn sequences_end_at_their_limit_and_at_the_end_of_the_context() {
+    let mut engine = engine("llama", Settings { context: 16, ..exact(1, 512) });
+    let mut tokens = 0;
+    let finish = engine.run(request(&[1, 2, 3], 5), |_| {
+        tokens += 1;
+        true
+    });
+    assert_eq!((finish, tokens), (Ok(Finish::Length), 5));
+    tokens = 0;
+    let finish = engine.run(request(&[1, 2, 3], 500), |_| {
+        tokens += 1;
+        true
+    });
+    assert_eq!((finish, tokens), (Ok(Finish::Length), 13));
+}
+
+#[test]
+fn impossible_requests_are_refused_with_their_numbers() {
+    let mut engine = engine("llama", Settings { context: 16, ..exact(1, 512) });
+    assert_eq!(engine.submit(request(&[], 5)), Err(Refusal::Empty));
+    assert_eq!(engine.submit(request(&[1; 16], 5)), Err(Refusal::TooLong { prompt: 16, context: 16 }));
+    assert_eq!(engine.submit(request(&[97], 5)), Err(Refusal::Token { token: 97, vocab: 97 }));
+}
