@@ -5,6 +5,9 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod dots;
+#[cfg(target_arch = "x86_64")]
+mod dots_avx512;
 mod gemm;
 mod int8;
 #[cfg(target_arch = "x86_64")]
@@ -13,8 +16,15 @@ mod pack;
 mod portable;
 mod tile;
 
+use crate::scratch::{self, Slot};
 use crate::{Cpu, In, Isa, Mat, Out, convert};
+use dots::{Few, Places};
 use pack::Operand;
+
+/// Up to so many rows of activations, weights are read once and not packed.
+const FEW_ROWS: usize = 8;
+/// Up to so many columns of a result, the activations are read once and not packed.
+const FEW_COLUMNS: usize = 16;
 
 impl Cpu {
     /// `out[m,n] = x[m,k] · w[n,k]ᵀ` (`+ out` if `accumulate`). f32 `x`: f32 products; bf16 `x`: bf16 products,
@@ -23,6 +33,14 @@ impl Cpu {
         check("out", out.len(), m * n);
         check("x", x.len(), m * k);
         check("w", w.len(), n * k);
+        if m * n * k > 0 && m <= FEW_ROWS {
+            let places = Places { few_ld: n, stream_ld: 1 };
+            return self.dots(out, places, x.into(), w, accumulate, (m, n), k, matches!(x, In::Bf16(_)));
+        }
+        if m * n * k > 0 && n <= FEW_COLUMNS {
+            let places = Places { few_ld: 1, stream_ld: n };
+            return self.dots(out, places, w, x.into(), accumulate, (n, m), k, true);
+        }
         let a = Operand { data: x.into(), across: false, len: m, k };
         let b = Operand { data: w, across: false, len: n, k };
         self.gemm(out, a, b, matches!(x, In::Bf16(_)), accumulate);
@@ -33,6 +51,9 @@ impl Cpu {
         check("out", out.len(), m * k);
         check("dy", dy.len(), m * n);
         check("w", w.len(), n * k);
+        if m * n * k > 0 && k <= FEW_COLUMNS && !matches!(w, Mat::Quant(..)) {
+            return self.nn_narrow(out, dy, w, accumulate, m, n, k);
+        }
         let a = Operand { data: dy.into(), across: false, len: m, k: n };
         let b = Operand { data: w, across: true, len: k, k: n };
         self.gemm(out, a, b, matches!(dy, In::Bf16(_)), accumulate);
@@ -84,6 +105,59 @@ impl Cpu {
                 }
             }
         }
+    }
+
+    /// `few · streamᵀ`. bf16 products if `pairs` (the stream is bf16), both sides are meant as bf16 and the table has
+    /// them; otherwise f32 products.
+    fn dots(
+        &self,
+        out: Out,
+        places: Places,
+        few: Mat,
+        stream: Mat,
+        accumulate: bool,
+        count: (usize, usize),
+        k: usize,
+        pairs: bool,
+    ) {
+        let pairs = pairs && self.isa == Isa::Avx512Bf16 && matches!(stream, Mat::Bf16(_));
+        let len = count.0 * k;
+        scratch::with(Slot::Shared, len * 4, |buffer| {
+            let few = match few {
+                Mat::F32(few) if !pairs => Few::F32(few),
+                Mat::Bf16(few) if pairs => Few::Bf16(few),
+                // SAFETY: the buffer holds `len` elements of either type; both allow any bits.
+                _ => unsafe {
+                    if pairs {
+                        let half = std::slice::from_raw_parts_mut(buffer.cast(), len);
+                        convert::to_bf16(self.isa, half, few, 0);
+                        Few::Bf16(half)
+                    } else {
+                        let wide = std::slice::from_raw_parts_mut(buffer.cast(), len);
+                        convert::to_f32(self.isa, wide, few, 0);
+                        Few::F32(wide)
+                    }
+                },
+            };
+            dots::dots(&self.pool, self.isa, out, places, few, stream, accumulate, count, k);
+        });
+    }
+
+    /// `matmul_nn` with few columns `k`: the small weight is transposed, then it is dot products.
+    fn nn_narrow(&self, out: Out, dy: In, w: Mat, accumulate: bool, m: usize, n: usize, k: usize) {
+        let places = Places { few_ld: 1, stream_ld: k };
+        scratch::with(Slot::Partial, 2 * n * k * 4, |buffer| {
+            // SAFETY: the buffer holds twice `n * k` f32, which allow any bits.
+            let both = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<f32>(), 2 * n * k) };
+            let (wide, turned) = both.split_at_mut(n * k);
+            convert::to_f32(self.isa, wide, w, 0);
+            for (i, row) in wide.chunks_exact(k).enumerate() {
+                for (j, v) in row.iter().enumerate() {
+                    turned[j * n + i] = *v;
+                }
+            }
+            self.dots(out, places, Mat::F32(turned), dy.into(), accumulate, (k, m), n, true);
+        });
     }
 
     /// The general product on the micro-kernels of this table.
