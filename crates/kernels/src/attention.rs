@@ -1,7 +1,13 @@
 //! Attention, forward and backward, in tiles (FlashAttention-2, Dao 2023): memory linear in length. Ragged batches,
 //! grouped queries, causal or bidirectional, sliding window.
 
-mod plain;
+mod backward;
+mod forward;
+mod mask;
+mod pack;
+mod product;
+#[cfg(test)]
+mod tests;
 
 use crate::lanes::{Elem, one_type};
 use crate::{Cpu, In, Out};
@@ -32,6 +38,53 @@ pub struct Span {
     pub kv_len: usize,
 }
 
+impl AttnShape {
+    /// Query heads that share a key/value head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+/// Queries of a tile: four vectors of lanes.
+const QUERIES: usize = 64;
+
+/// Keys of a tile. A tile of scores is then 16 KiB.
+const KEYS: usize = 64;
+
+/// A unit of work: the `index`-th of a span.
+struct Unit<'a> {
+    span: &'a Span,
+    index: usize,
+}
+
+/// The `chunk`-th unit, when each span has `count` of them.
+fn units(spans: &[Span], count: impl Fn(&Span) -> usize, mut chunk: usize) -> Unit<'_> {
+    for span in spans {
+        let n = count(span);
+        if chunk < n {
+            return Unit { span, index: chunk };
+        }
+        chunk -= n;
+    }
+    unreachable!("more chunks than units of work")
+}
+
+/// Cuts scratch memory into slices of these lengths. Every slice is written before it is read.
+///
+/// # Safety
+/// `memory` is aligned for f32, holds as many as all sizes together, and nobody else uses it.
+unsafe fn floats<'a, const N: usize>(memory: *mut u8, sizes: [usize; N]) -> [&'a mut [f32]; N] {
+    let mut at = memory.cast::<f32>();
+    sizes.map(|n| {
+        // SAFETY: the slices follow one another inside the memory.
+        unsafe {
+            let slice = std::slice::from_raw_parts_mut(at, n);
+            at = at.add(n);
+            slice
+        }
+    })
+}
+
 impl Cpu {
     /// `out[rows, h*d]`, `lse[rows, h]` (log of the sum of exponentials of the scaled scores, needed by the backward pass)
     /// from `q[rows, h*d]`, `k[_, kv_heads*d]`, `v[_, kv_heads*d]`. All activations have one type; softmax is f32.
@@ -39,14 +92,24 @@ impl Cpu {
         one_type!(q, E => {
             let (out, q) = (E::output(out, "attention"), E::input(q, "attention"));
             let (k, v) = (E::input(k, "attention"), E::input(v, "attention"));
-            plain::forward(self, out, lse, q, k, v, spans, shape)
+            forward::forward(self, out, lse, q, k, v, spans, shape, |_| true)
         })
     }
 
     /// Gradients of `q`, `k`, `v` (overwritten) from `dout` and the forward's `out` and `lse`. `kv` rows are those of the
     /// batch itself (`kv_start..kv_start+kv_len` of different spans do not overlap).
     pub fn attention_bwd(
-        &self, dq: Out, dk: Out, dv: Out, dout: In, out: In, lse: &[f32], q: In, k: In, v: In, spans: &[Span],
+        &self,
+        dq: Out,
+        dk: Out,
+        dv: Out,
+        dout: In,
+        out: In,
+        lse: &[f32],
+        q: In,
+        k: In,
+        v: In,
+        spans: &[Span],
         shape: &AttnShape,
     ) {
         let name = "attention_bwd";
@@ -54,7 +117,7 @@ impl Cpu {
             let (dq, dk, dv) = (E::output(dq, name), E::output(dk, name), E::output(dv, name));
             let (dout, out, q) = (E::input(dout, name), E::input(out, name), E::input(q, name));
             let (k, v) = (E::input(k, name), E::input(v, name));
-            plain::backward(self, dq, dk, dv, dout, out, lse, q, k, v, spans, shape)
+            backward::backward(self, dq, dk, dv, dout, out, lse, q, k, v, spans, shape)
         })
     }
 }

@@ -128,5 +128,3 @@ impl Cpu {
         finite.into_inner()
     }
 }
-
-

@@ -70,7 +70,13 @@ fn inplace<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::V) -> S::V) {
 impl Cpu {
     /// For each row of `logits[rows, v]`: `loss[row] = lse - logits[target]`, `lse[row] = log Σ exp(logits)`.
     pub fn cross_entropy(
-        &self, loss: &mut [f32], lse: &mut [f32], logits: &[f32], targets: &[u32], rows: usize, v: usize,
+        &self,
+        loss: &mut [f32],
+        lse: &mut [f32],
+        logits: &[f32],
+        targets: &[u32],
+        rows: usize,
+        v: usize,
     ) {
         check("cross_entropy", logits.len(), &[loss.len(), lse.len(), targets.len()], targets, rows, v);
         let (loss, lse) = (Split::new(loss), Split::new(lse));
@@ -86,7 +92,13 @@ impl Cpu {
     /// In place: `logits := weight[row] · (softmax(logits) - onehot(target))`, with the forward's `lse`. A row of weight 0
     /// becomes 0 whatever it holds.
     pub fn cross_entropy_bwd(
-        &self, logits: &mut [f32], lse: &[f32], targets: &[u32], weights: &[f32], rows: usize, v: usize,
+        &self,
+        logits: &mut [f32],
+        lse: &[f32],
+        targets: &[u32],
+        weights: &[f32],
+        rows: usize,
+        v: usize,
     ) {
         let per_row = [lse.len(), targets.len(), weights.len()];
         check("cross_entropy_bwd", logits.len(), &per_row, targets, rows, v);

@@ -113,7 +113,11 @@ simd_fn! {
 /// Calls `f(i, a, b, c)` for every block of lanes, `i` alternating between 0 and 1; the last block is padded with zeros.
 #[inline(always)]
 fn each3<S: Simd, A: Elem, B: Elem, C: Elem>(
-    s: S, a: &[A], b: &[B], c: &[C], mut f: impl FnMut(usize, S::V, S::V, S::V),
+    s: S,
+    a: &[A],
+    b: &[B],
+    c: &[C],
+    mut f: impl FnMut(usize, S::V, S::V, S::V),
 ) {
     assert_eq!((a.len(), a.len()), (b.len(), c.len()));
     let (ab, at) = a.as_chunks::<L>();
@@ -130,7 +134,13 @@ fn each3<S: Simd, A: Elem, B: Elem, C: Elem>(
 /// `out = f(a, b, c)`, added to `out` if `accumulate`.
 #[inline(always)]
 fn write3<S: Simd, O: Elem, A: Elem, B: Elem, C: Elem>(
-    s: S, out: &mut [O], a: &[A], b: &[B], c: &[C], accumulate: bool, f: impl Fn(S::V, S::V, S::V) -> S::V,
+    s: S,
+    out: &mut [O],
+    a: &[A],
+    b: &[B],
+    c: &[C],
+    accumulate: bool,
+    f: impl Fn(S::V, S::V, S::V) -> S::V,
 ) {
     let n = out.len();
     assert_eq!((n, n, n), (a.len(), b.len(), c.len()));
@@ -162,9 +172,7 @@ impl Cpu {
     }
 
     /// `out = x · rstd · (w + add)`, `rstd[rows] = (mean(x²) + eps)^-1/2`.
-    pub fn rmsnorm(
-        &self, out: Out, rstd: &mut [f32], x: In, w: &[f32], add: f32, eps: f32, rows: usize, c: usize,
-    ) {
+    pub fn rmsnorm(&self, out: Out, rstd: &mut [f32], x: In, w: &[f32], add: f32, eps: f32, rows: usize, c: usize) {
         check("rmsnorm", rows, c, &[out.len(), x.len()], &[rstd.len()], &[w.len()]);
         typed!(out out, in x; {
             let (out, rstd) = (Split::new(out), Split::new(rstd));
@@ -180,8 +188,17 @@ impl Cpu {
     /// `dx` (`+=` if `accumulate`) from `dy`, the input `x` and the forward's `rstd`. `dw_rows`, if given, receives
     /// `dy · x · rstd` for each row (`[rows, c]`): what the gradient of `w` is the column sum of.
     pub fn rmsnorm_bwd(
-        &self, dx: Out, dw_rows: Option<Out>, dy: In, x: In, w: &[f32], add: f32, rstd: &[f32], accumulate: bool,
-        rows: usize, c: usize,
+        &self,
+        dx: Out,
+        dw_rows: Option<Out>,
+        dy: In,
+        x: In,
+        w: &[f32],
+        add: f32,
+        rstd: &[f32],
+        accumulate: bool,
+        rows: usize,
+        c: usize,
     ) {
         check("rmsnorm_bwd", rows, c, &[dx.len(), dy.len(), x.len()], &[rstd.len()], &[w.len()]);
         one_type!(x, E => {
@@ -199,7 +216,17 @@ impl Cpu {
 
     /// `sum = a + b`; `out = rmsnorm(sum)`: the residual connection and the norm that follows it, in one pass.
     pub fn add_rmsnorm(
-        &self, sum: Out, out: Out, rstd: &mut [f32], a: In, b: In, w: &[f32], add: f32, eps: f32, rows: usize, c: usize,
+        &self,
+        sum: Out,
+        out: Out,
+        rstd: &mut [f32],
+        a: In,
+        b: In,
+        w: &[f32],
+        add: f32,
+        eps: f32,
+        rows: usize,
+        c: usize,
     ) {
         let lengths = [sum.len(), out.len(), a.len(), b.len()];
         check("add_rmsnorm", rows, c, &lengths, &[rstd.len()], &[w.len()]);
@@ -218,7 +245,16 @@ impl Cpu {
 
     /// `out = (x - mean) · rstd · w + b`.
     pub fn layernorm(
-        &self, out: Out, mean: &mut [f32], rstd: &mut [f32], x: In, w: &[f32], b: &[f32], eps: f32, rows: usize, c: usize,
+        &self,
+        out: Out,
+        mean: &mut [f32],
+        rstd: &mut [f32],
+        x: In,
+        w: &[f32],
+        b: &[f32],
+        eps: f32,
+        rows: usize,
+        c: usize,
     ) {
         check("layernorm", rows, c, &[out.len(), x.len()], &[mean.len(), rstd.len()], &[w.len(), b.len()]);
         typed!(out out, in x; {
@@ -235,8 +271,17 @@ impl Cpu {
 
     /// As `rmsnorm_bwd`; `dw_rows` receives `dy · (x - mean) · rstd`. The gradient of `b` is the column sum of `dy`.
     pub fn layernorm_bwd(
-        &self, dx: Out, dw_rows: Option<Out>, dy: In, x: In, w: &[f32], mean: &[f32], rstd: &[f32], accumulate: bool,
-        rows: usize, c: usize,
+        &self,
+        dx: Out,
+        dw_rows: Option<Out>,
+        dy: In,
+        x: In,
+        w: &[f32],
+        mean: &[f32],
+        rstd: &[f32],
+        accumulate: bool,
+        rows: usize,
+        c: usize,
     ) {
         check("layernorm_bwd", rows, c, &[dx.len(), dy.len(), x.len()], &[mean.len(), rstd.len()], &[w.len()]);
         one_type!(x, E => {
@@ -254,7 +299,14 @@ impl Cpu {
     }
 
     fn dw_rows<E: Elem>(
-        &self, out: Option<Out>, dy: &[E], x: &[E], mean: impl Fn(usize) -> f32 + Sync, rstd: &[f32], rows: usize, c: usize,
+        &self,
+        out: Option<Out>,
+        dy: &[E],
+        x: &[E],
+        mean: impl Fn(usize) -> f32 + Sync,
+        rstd: &[f32],
+        rows: usize,
+        c: usize,
     ) {
         let Some(out) = out else { return };
         assert_eq!(out.len(), rows * c, "length of dw_rows");

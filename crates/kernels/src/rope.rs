@@ -35,7 +35,15 @@ impl Cpu {
     /// Rotates each head of `x[rows, heads*d]` by the angles of its position: `cos`, `sin` are `[max_pos, rot/2]`, of which the
     /// first `rot` columns of a head are turned and the rest copied. `inverse` turns back: the backward pass.
     pub fn rope(
-        &self, out: Out, x: In, cos: &[f32], sin: &[f32], positions: &[u32], heads: usize, d: usize, rot: usize,
+        &self,
+        out: Out,
+        x: In,
+        cos: &[f32],
+        sin: &[f32],
+        positions: &[u32],
+        heads: usize,
+        d: usize,
+        rot: usize,
         inverse: bool,
     ) {
         one_type!(x, E => {
@@ -47,7 +55,15 @@ impl Cpu {
 
     /// The same on `x` itself.
     pub fn rope_inplace(
-        &self, x: Out, cos: &[f32], sin: &[f32], positions: &[u32], heads: usize, d: usize, rot: usize, inverse: bool,
+        &self,
+        x: Out,
+        cos: &[f32],
+        sin: &[f32],
+        positions: &[u32],
+        heads: usize,
+        d: usize,
+        rot: usize,
+        inverse: bool,
     ) {
         match x {
             Out::F32(x) => self.rope_rows(x, None, cos, sin, positions, heads, d, rot, inverse),
@@ -56,8 +72,16 @@ impl Cpu {
     }
 
     fn rope_rows<E: Elem>(
-        &self, out: &mut [E], x: Option<&[E]>, cos: &[f32], sin: &[f32], positions: &[u32], heads: usize, d: usize,
-        rot: usize, inverse: bool,
+        &self,
+        out: &mut [E],
+        x: Option<&[E]>,
+        cos: &[f32],
+        sin: &[f32],
+        positions: &[u32],
+        heads: usize,
+        d: usize,
+        rot: usize,
+        inverse: bool,
     ) {
         let (c, half) = (heads * d, rot / 2);
         assert_eq!(out.len(), positions.len() * c, "rope: length of x for {} rows of {heads} x {d}", positions.len());

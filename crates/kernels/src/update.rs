@@ -31,9 +31,7 @@ struct Constants<V> {
 }
 
 #[inline(always)]
-fn adamw_block<S: Simd>(
-    s: S, p: &mut [f32; L], m: &mut [f32; L], v: &mut [f32; L], g: &[f32; L], c: &Constants<S::V>,
-) {
+fn adamw_block<S: Simd>(s: S, p: &mut [f32; L], m: &mut [f32; L], v: &mut [f32; L], g: &[f32; L], c: &Constants<S::V>) {
     let g = s.mul(s.load(g), c.grad_scale);
     let mean = s.fma(c.beta[0], s.load(m), s.mul(c.rest[0], g));
     let square = s.fma(c.beta[1], s.load(v), s.mul(c.rest[1], s.mul(g, g)));
@@ -111,7 +109,14 @@ impl Cpu {
     /// SGD: `b = momentum·b + g`; `p -= lr·(g + momentum·b)` if `nesterov` else `lr·b`; L2 `weight_decay` is added to `g`.
     /// Without momentum `b` is empty.
     pub fn sgd(
-        &self, p: &mut [f32], b: &mut [f32], g: &[f32], grad_scale: f32, lr: f32, momentum: f32, nesterov: bool,
+        &self,
+        p: &mut [f32],
+        b: &mut [f32],
+        g: &[f32],
+        grad_scale: f32,
+        lr: f32,
+        momentum: f32,
+        nesterov: bool,
         weight_decay: f32,
     ) {
         let n = p.len();

@@ -4,6 +4,8 @@ use super::{L, Simd};
 use crate::{In, Out, bf16};
 
 pub(crate) trait Elem: Copy + Default + Send + Sync + 'static {
+    /// Whether this is bf16.
+    const BF16: bool;
     fn load<S: Simd>(s: S, x: &[Self; L]) -> S::V;
     fn store<S: Simd>(s: S, out: &mut [Self; L], v: S::V);
     fn to_f32(self) -> f32;
@@ -30,6 +32,7 @@ pub(crate) trait Elem: Copy + Default + Send + Sync + 'static {
 }
 
 impl Elem for f32 {
+    const BF16: bool = false;
     #[inline(always)]
     fn load<S: Simd>(s: S, x: &[f32; L]) -> S::V {
         s.load(x)
@@ -61,6 +64,7 @@ impl Elem for f32 {
 }
 
 impl Elem for bf16 {
+    const BF16: bool = true;
     #[inline(always)]
     fn load<S: Simd>(s: S, x: &[bf16; L]) -> S::V {
         s.load_bf16(x)

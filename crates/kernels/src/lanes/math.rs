@@ -12,10 +12,10 @@ fn exp2_fraction<S: Simd>(s: S, r: S::V) -> S::V {
     p
 }
 
-/// `2^x`; 0 below -150, infinity above 128, NaN for NaN.
+/// `2^x` for `x` up to 128; 0 below -150, NaN for NaN.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
-    let x = s.min(s.splat(129.0), s.max(s.splat(-151.0), x));
+    let x = s.max(s.splat(-151.0), x);
     let n = s.round(x);
     s.scale2(exp2_fraction(s, s.sub(x, n)), n)
 }
