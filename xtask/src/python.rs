@@ -47,6 +47,22 @@ pub fn ensure_venv() -> Result<PathBuf, String> {
     Ok(python)
 }
 
+/// What the peers compute with the real models, in `assets/reference`; made again when the script that makes it changes.
+pub fn ensure_reference() -> Result<(), String> {
+    let python = ensure_venv()?;
+    let assets = place::assets();
+    let script = place::workspace().join("xtask/golden/make_reference.py");
+    let stamp = assets.join("reference/script.sha256");
+    let sha = fetch::sha256_file(&script)?;
+    if fs::read_to_string(&stamp).is_ok_and(|s| s == sha) {
+        println!("assets: {} ok", assets.join("reference").display());
+        return Ok(());
+    }
+    println!("assets: running transformers on the real models, which takes some minutes");
+    proc::run(Command::new(python).arg(script).arg(&assets))?;
+    fetch::write_whole(&stamp, sha.as_bytes())
+}
+
 /// Downloads one package by name and version into `folder`, without its dependencies; returns the one file it put there.
 pub fn pip_download(python: &Path, package: &str, source: bool, folder: &Path) -> Result<PathBuf, String> {
     let mut pip = Command::new(python);

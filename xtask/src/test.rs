@@ -41,7 +41,7 @@ pub fn run_all() -> Result<(), String> {
     let mut stages = Stages { done: Vec::new() };
     let mut counts = Counts::default();
     stages.run("assets", assets::fetch_all);
-    stages.run("python peers", || python::ensure_venv().map(drop));
+    stages.run("python peers", python::ensure_reference);
     stages.run("format", || cargo(&root, &["fmt", "--all", "--check"]));
     stages.run("tidy", tidy::run);
     stages.run("lints", || {
