@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod report;
 pub mod resident;
 mod run;
+pub mod runs;
 pub mod state;
 mod trainer;
 pub mod vfs;

@@ -9,7 +9,7 @@ use super::{
     CheckpointError, Manifest,
     names::{self, MANIFEST, Name},
 };
-use crate::vfs::{Kind, Vfs};
+use crate::vfs::{Entry, Kind, Vfs};
 
 /// A manifest is some kilobytes; a file of this name that is larger is not read into memory.
 const MANIFEST_LIMIT: u64 = 16 << 20;
@@ -93,6 +93,21 @@ pub fn load(vfs: &dyn Vfs, path: &Path) -> Result<Loaded, CheckpointError> {
         Ok(manifest) => Ok(Loaded { path: path.into(), step: manifest.step, manifest, warnings: vec![] }),
         Err(problems) => Err(CheckpointError::Invalid { path: path.into(), problems }),
     }
+}
+
+/// The steps of the directories in `dir` that are named as checkpoints, rising. None of them is looked into.
+///
+/// # Errors
+/// `dir` cannot be listed.
+pub fn steps(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<usize>, CheckpointError> {
+    let step = |entry: Entry| match (Name::parse(&entry.name), entry.kind) {
+        (Some(Name::Checkpoint { step }), Kind::Dir) => Some(step),
+        _ => None,
+    };
+    let entries = vfs.list(dir).map_err(|e| CheckpointError::io("list", dir, e))?;
+    let mut steps: Vec<usize> = entries.into_iter().filter_map(step).collect();
+    steps.sort_unstable();
+    Ok(steps)
 }
 
 /// Reads every file and compares it with the manifest; all problems are returned.

@@ -19,6 +19,6 @@ mod save;
 pub mod tensors;
 
 pub use error::CheckpointError;
-pub use load::{Loaded, load, load_latest};
+pub use load::{Loaded, load, load_latest, steps};
 pub use manifest::{FileEntry, Manifest};
 pub use save::{Blob, Saved, Snapshot, discard_after, save, sweep};

@@ -8,10 +8,10 @@ use std::{
 
 use super::{
     CheckpointError, FileEntry, Manifest,
-    load::{complete, read_manifest},
+    load::{complete, read_manifest, steps},
     names::{self, LATEST, MANIFEST, Name},
 };
-use crate::vfs::{Entry, Kind, Vfs, VfsFile, make_dir, remove_tree};
+use crate::vfs::{Vfs, VfsFile, make_dir, remove_tree};
 
 /// The state of a run after `step` updates.
 pub struct Snapshot<'a> {
@@ -129,8 +129,7 @@ pub fn sweep(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<String>, CheckpointError> 
 /// # Errors
 /// The first one that could not be removed.
 pub fn discard_after(vfs: &dyn Vfs, dir: &Path, step: usize) -> Result<(), CheckpointError> {
-    let later: Vec<usize> = checkpoints(vfs, dir)
-        .map_err(|e| CheckpointError::io("list", dir, e))?
+    let later: Vec<usize> = steps(vfs, dir)?
         .into_iter()
         .filter(|&other| other > step && read_manifest(vfs, &names::checkpoint(dir, other)).is_ok())
         .collect();
@@ -242,25 +241,15 @@ fn point_latest(vfs: &dyn Vfs, dir: &Path, path: &Path) -> io::Result<()> {
 /// Removes the oldest complete checkpoints up to `step` until `keep` are left. Damaged ones are not counted, since they
 /// are no way back, and not removed, since they may not be ours.
 fn prune(vfs: &dyn Vfs, dir: &Path, step: usize, keep: usize, warnings: &mut Vec<String>) {
-    let mut older = match checkpoints(vfs, dir) {
+    let mut older = match steps(vfs, dir) {
         Ok(steps) => steps,
-        Err(e) => return warnings.push(format!("cannot list {}: {e}", dir.display())),
+        Err(e) => return warnings.push(e.to_string()),
     };
     older.retain(|&other| other < step && complete(vfs, &names::checkpoint(dir, other), other));
-    older.sort_unstable();
     older.truncate((older.len() + 1).saturating_sub(keep));
     for (path, e) in discard(vfs, dir, &older) {
         warnings.push(format!("cannot remove {}: {e}", path.display()));
     }
-}
-
-/// The steps of the directories named as checkpoints.
-fn checkpoints(vfs: &dyn Vfs, dir: &Path) -> io::Result<Vec<usize>> {
-    let step = |entry: Entry| match (Name::parse(&entry.name), entry.kind) {
-        (Some(Name::Checkpoint { step }), Kind::Dir) => Some(step),
-        _ => None,
-    };
-    Ok(vfs.list(dir)?.into_iter().filter_map(step).collect())
 }
 
 /// Takes away the checkpoints' names, for good, before their files: an interruption leaves no half of one. Returns those

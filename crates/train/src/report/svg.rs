@@ -106,7 +106,7 @@ fn description(smooth: &[(f64, f64)], eval: &[(f64, f64)], lost: usize) -> Strin
         text += &format!("; best evaluation loss {best:.4} at step {step}");
     }
     if lost > 0 {
-        text += &format!("; {lost} steps without a finite loss are not drawn");
+        text += &format!("; steps without a finite loss, which are not drawn: {lost}");
     }
     text
 }
@@ -243,7 +243,7 @@ mod tests {
         losses[3] = f64::INFINITY;
         let svg = loss("long", &metrics(&losses, &[]));
         assert!(svg.len() < 100_000, "{} bytes", svg.len());
-        assert!(svg.contains("1 steps without a finite loss"));
+        assert!(svg.contains("which are not drawn: 1<"));
     }
 
     #[test]
