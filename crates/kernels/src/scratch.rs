@@ -15,10 +15,12 @@ pub(crate) enum Slot {
     Converted,
     /// Sums that are not finished.
     Partial,
+    /// A small operand or result, transposed.
+    Turned,
 }
 
 thread_local! {
-    static KEPT: [Cell<Option<Buffer>>; 4] = const { [const { Cell::new(None) }; 4] };
+    static KEPT: [Cell<Option<Buffer>>; 5] = const { [const { Cell::new(None) }; 5] };
 }
 
 /// From this size on large pages are asked for, and the address is aligned to one.

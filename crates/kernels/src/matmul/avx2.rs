@@ -10,7 +10,14 @@ const NR: usize = 16;
 pub(super) static F32: Kernel = Kernel {
     nr: NR,
     pairs: false,
-    lines: &[tile::<1, false>, tile::<2, false>, tile::<3, false>, tile::<4, false>, tile::<5, false>, tile::<6, false>],
+    lines: &[
+        tile::<1, false>,
+        tile::<2, false>,
+        tile::<3, false>,
+        tile::<4, false>,
+        tile::<5, false>,
+        tile::<6, false>,
+    ],
     across: &[tile::<1, true>, tile::<2, true>, tile::<3, true>, tile::<4, true>, tile::<5, true>, tile::<6, true>],
 };
 

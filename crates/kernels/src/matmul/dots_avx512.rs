@@ -22,7 +22,9 @@ pub(super) unsafe fn group(sums: &mut [f32; 64], few: Few, fs: usize, stream: Ma
         unsafe {
             let out = sums.as_mut_ptr().add(i * 8);
             match (few, stream) {
-                (Few::Bf16(x), Mat::Bf16(w)) => pairs(out, x.as_ptr().add(i * k).cast(), w.as_ptr().cast(), now, rows, k),
+                (Few::Bf16(x), Mat::Bf16(w)) => {
+                    pairs(out, x.as_ptr().add(i * k).cast(), w.as_ptr().cast(), now, rows, k)
+                }
                 (Few::F32(x), w) => {
                     let x = x.as_ptr().add(i * k);
                     match w {
@@ -157,9 +159,8 @@ unsafe fn dot_pairs<const F: usize, const S: usize>(out: *mut f32, x: *const i16
     let mut acc = [[_mm512_setzero_ps(); S]; F];
     // SAFETY: rows of `k` elements; the mask of the last step keeps to them. The vector types differ in name only.
     unsafe {
-        let load = |at: *const i16, mask: u32| {
-            std::mem::transmute::<__m512i, __m512bh>(_mm512_maskz_loadu_epi16(mask, at))
-        };
+        let load =
+            |at: *const i16, mask: u32| std::mem::transmute::<__m512i, __m512bh>(_mm512_maskz_loadu_epi16(mask, at));
         for at in (0..k).step_by(32) {
             let mask = if k - at >= 32 { u32::MAX } else { (1u32 << (k - at)) - 1 };
             let mut row = [load(w, 0); S];

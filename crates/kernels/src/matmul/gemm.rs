@@ -42,8 +42,7 @@ impl Cut {
         let block = steps.div_ceil(blocks).next_multiple_of(if blocks > 1 { PACK_STEPS } else { LINE });
         let b_shared = n <= m;
         let (shared_len, local_len) = if b_shared { (n, m) } else { (m, n) };
-        let (shared_width, local_width) =
-            if b_shared { (kernel.nr, kernel.mr()) } else { (kernel.mr(), kernel.nr) };
+        let (shared_width, local_width) = if b_shared { (kernel.nr, kernel.mr()) } else { (kernel.mr(), kernel.nr) };
         let whole = steps.next_multiple_of(block) * 4;
         let shared_panels = (SHARED_BYTES / (shared_width * whole)).clamp(1, shared_len.div_ceil(shared_width));
         let panels = local_len.div_ceil(local_width);
@@ -62,6 +61,20 @@ impl Cut {
     fn shared_bytes(&self) -> usize {
         self.blocks() * self.shared_panels * self.shared_panel_bytes()
     }
+}
+
+/// Scratch memory that a product of this size keeps, at most, over all threads.
+pub(super) fn scratch_bytes(kernel: &Kernel, threads: usize, m: usize, n: usize, k: usize) -> usize {
+    if m * n * k == 0 {
+        return 0;
+    }
+    let cut = Cut::new(kernel, m, n, k);
+    let local = cut.local_panels * cut.local_panel_bytes();
+    let partial =
+        cut.local_panels * cut.local_width * (if cut.b_shared { n } else { m }).next_multiple_of(cut.shared_width) * 4;
+    // Rows of one panel along the sum, or a strip of 32 rows across it.
+    let converted = (kernel.nr * cut.block * 4).max(32 * (m.max(n) + 256) * 4);
+    cut.shared_bytes() + threads * (local + converted + if cut.blocks() > 1 { partial } else { 0 })
 }
 
 /// A pointer that tasks may share because they use separate parts of it.
@@ -146,8 +159,7 @@ fn pack_shared(
         let (g, s0) = (chunk / parts * group, chunk % parts * PACK_STEPS);
         let (block, inside) = (s0 / cut.block, s0 % cut.block);
         let at = (block * panels + g) * cut.shared_panel_bytes() + inside * cut.shared_width * 4;
-        let part =
-            Part { panels: p0 + g..p0 + panels.min(g + group), steps: s0..cut.steps.min(s0 + PACK_STEPS) };
+        let part = Part { panels: p0 + g..p0 + panels.min(g + group), steps: s0..cut.steps.min(s0 + PACK_STEPS) };
         // SAFETY: the buffer holds all panels; chunks write separate steps and panels.
         unsafe { pack(isa, kernel, role, shared, part, packed.get().add(at), cut.shared_panel_bytes()) };
     });
@@ -193,8 +205,10 @@ impl Task<'_> {
                         for (l, lp) in self.locals.clone().enumerate() {
                             let local = local.wrapping_add(l * cut.local_panel_bytes()).cast_const();
                             let (l0, s0) = (lp * cut.local_width, sp * cut.shared_width);
-                            let (l_len, s_len) =
-                                (cut.local_width.min(self.operand.len - l0), cut.shared_width.min(self.shared_len - s0));
+                            let (l_len, s_len) = (
+                                cut.local_width.min(self.operand.len - l0),
+                                cut.shared_width.min(self.shared_len - s0),
+                            );
                             let (a, b, i, j, rows, cols) = if cut.b_shared {
                                 (local, shared, l0, s0, l_len, s_len)
                             } else {
@@ -215,7 +229,18 @@ impl Task<'_> {
                             };
                             let tile = if wait && !last {
                                 let out = partial.cast();
-                                Tile { a, b, steps, init, init_ld, out, out_ld: partial_ld, bf16: false, add: false, cols }
+                                Tile {
+                                    a,
+                                    b,
+                                    steps,
+                                    init,
+                                    init_ld,
+                                    out,
+                                    out_ld: partial_ld,
+                                    bf16: false,
+                                    add: false,
+                                    cols,
+                                }
                             } else {
                                 let add = bf16 && accumulate;
                                 Tile { a, b, steps, init, init_ld, out: there, out_ld: n, bf16, add, cols }

@@ -11,6 +11,9 @@ use crate::{Isa, Pool, f16};
 const TOGETHER: usize = 8;
 /// Weights that one task reads, about, in bytes: enough to pay for taking it, little enough to share evenly.
 const TASK_BYTES: usize = 48 << 10;
+/// Rows whose block heads (scale and minimum) are collected before they are used: read at once, the narrow stores that
+/// collected them would not have arrived yet and the wide load would wait.
+const HEADS_OF: usize = 8;
 
 /// One row of activations in int8. All lengths are for `k` rounded up to a multiple of 512, the rest zero.
 #[derive(Clone, Copy)]
@@ -52,7 +55,12 @@ pub(super) fn nt(
     for m0 in (0..m).step_by(TOGETHER) {
         let here = TOGETHER.min(m - m0);
         scratch::with(Slot::Shared, here * row_bytes(padded), |buffer| {
-            let mut rows = [Row { q: std::ptr::null(), scales: std::ptr::null(), sums32: std::ptr::null(), sums16: std::ptr::null() }; TOGETHER];
+            let mut rows = [Row {
+                q: std::ptr::null(),
+                scales: std::ptr::null(),
+                sums32: std::ptr::null(),
+                sums16: std::ptr::null(),
+            }; TOGETHER];
             for (i, row) in rows.iter_mut().enumerate().take(here) {
                 let x = &x[(m0 + i) * k..][..k];
                 // SAFETY: the buffer holds `here` rows of arrays; all their types allow any bits.
@@ -60,14 +68,29 @@ pub(super) fn nt(
             }
             let rows = &rows[..here];
             pool.run(n.div_ceil(rows_per_task), |task, _| {
-                for j in task * rows_per_task..n.min((task + 1) * rows_per_task) {
-                    let mut dots = [0f32; TOGETHER];
-                    row_dots(isa, &mut dots[..here], format, &blocks[j * w_row..][..w_row], rows);
-                    for (i, dot) in dots.iter().enumerate().take(here) {
-                        // SAFETY: element (m0 + i, j) is inside `out`; each task writes columns of its own.
-                        unsafe { *out.get().add((m0 + i) * n + j) = *dot };
+                let per_row = k / format.block_len();
+                let end = n.min((task + 1) * rows_per_task);
+                scratch::with(Slot::Local, HEADS_OF * per_row * 4, |heads| {
+                    for j0 in (task * rows_per_task..end).step_by(HEADS_OF) {
+                        let count = HEADS_OF.min(end - j0);
+                        let blocks = &blocks[j0 * w_row..][..count * w_row];
+                        // SAFETY: the buffer holds the heads of `HEADS_OF` rows; `u32` allows any bits.
+                        let heads = unsafe { std::slice::from_raw_parts_mut(heads.cast::<u32>(), count * per_row) };
+                        if format.block_len() == 32 {
+                            for (head, block) in heads.iter_mut().zip(blocks.chunks_exact(format.block_bytes())) {
+                                *head = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+                            }
+                        }
+                        for (j, blocks) in blocks.chunks_exact(w_row).enumerate() {
+                            let mut dots = [0f32; TOGETHER];
+                            row_dots(isa, &mut dots[..here], format, blocks, &heads[j * per_row..][..per_row], rows);
+                            for (i, dot) in dots.iter().enumerate().take(here) {
+                                // SAFETY: element (m0 + i, j0 + j) is inside `out`; each task writes its own columns.
+                                unsafe { *out.get().add((m0 + i) * n + j0 + j) = *dot };
+                            }
+                        }
                     }
-                }
+                });
             });
         });
     }
@@ -84,11 +107,12 @@ impl Apart {
 }
 
 /// One row of weights with all rows of activations.
-fn row_dots(isa: Isa, out: &mut [f32], format: QuantFormat, blocks: &[u8], rows: &[Row]) {
+fn row_dots(isa: Isa, out: &mut [f32], format: QuantFormat, blocks: &[u8], heads: &[u32], rows: &[Row]) {
+    let _ = heads;
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `isa` is only made for what the processor has; the rows are as long as the blocks need.
-        Isa::Avx512Bf16 => unsafe { super::int8_avx512::row_dots(out, format, blocks, rows) },
+        Isa::Avx512Bf16 => unsafe { super::int8_avx512::row_dots(out, format, blocks, heads, rows) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::Avx512 => unsafe { row_dots_avx2(out, format, blocks, rows) },

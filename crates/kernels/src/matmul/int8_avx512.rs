@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 /// # Safety
 /// The processor has AVX-512 F, BW, VL, DQ and VNNI; each row is as long as the blocks' weights, padded to 512.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c")]
-pub(super) unsafe fn row_dots(out: &mut [f32], format: QuantFormat, blocks: &[u8], mut rows: &[Row]) {
+pub(super) unsafe fn row_dots(out: &mut [f32], format: QuantFormat, blocks: &[u8], heads: &[u32], mut rows: &[Row]) {
     let mut done = 0;
     while !rows.is_empty() {
         // Groups of 8, 4, 2, 1: the weights of one row stay in the first-level cache.
@@ -18,10 +18,10 @@ pub(super) unsafe fn row_dots(out: &mut [f32], format: QuantFormat, blocks: &[u8
         // SAFETY: as the caller promises.
         unsafe {
             match group {
-                8 => by_format::<8>(out, format, blocks, rows),
-                4 => by_format::<4>(out, format, blocks, rows),
-                2 => by_format::<2>(out, format, blocks, rows),
-                _ => by_format::<1>(out, format, blocks, rows),
+                8 => by_format::<8>(out, format, blocks, heads, rows),
+                4 => by_format::<4>(out, format, blocks, heads, rows),
+                2 => by_format::<2>(out, format, blocks, heads, rows),
+                _ => by_format::<1>(out, format, blocks, heads, rows),
             }
         }
         done += group;
@@ -30,15 +30,15 @@ pub(super) unsafe fn row_dots(out: &mut [f32], format: QuantFormat, blocks: &[u8
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c")]
-unsafe fn by_format<const M: usize>(out: &mut [f32], format: QuantFormat, blocks: &[u8], rows: &[Row]) {
+unsafe fn by_format<const M: usize>(out: &mut [f32], format: QuantFormat, blocks: &[u8], heads: &[u32], rows: &[Row]) {
     // SAFETY: as the caller promises.
     unsafe {
         match format {
-            QuantFormat::Q4_0 => by_32::<0, M>(out, format, blocks, rows),
-            QuantFormat::Q4_1 => by_32::<1, M>(out, format, blocks, rows),
-            QuantFormat::Q5_0 => by_32::<2, M>(out, format, blocks, rows),
-            QuantFormat::Q5_1 => by_32::<3, M>(out, format, blocks, rows),
-            QuantFormat::Q8_0 => by_32::<4, M>(out, format, blocks, rows),
+            QuantFormat::Q4_0 => by_32::<0, M>(out, format, blocks, heads, rows),
+            QuantFormat::Q4_1 => by_32::<1, M>(out, format, blocks, heads, rows),
+            QuantFormat::Q5_0 => by_32::<2, M>(out, format, blocks, heads, rows),
+            QuantFormat::Q5_1 => by_32::<3, M>(out, format, blocks, heads, rows),
+            QuantFormat::Q8_0 => by_32::<4, M>(out, format, blocks, heads, rows),
             QuantFormat::Q4K => by_256::<false, M>(out, blocks, rows),
             QuantFormat::Q5K => by_256::<true, M>(out, blocks, rows),
             QuantFormat::Q6K => q6_k::<M>(out, blocks, rows),
@@ -64,7 +64,13 @@ unsafe fn add_64(acc: __m512, u: __m512i, scale: __m512, row: &Row, at: usize) -
 /// # Safety
 /// As [`row_dots`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c")]
-unsafe fn by_32<const FORMAT: u8, const M: usize>(out: &mut [f32], format: QuantFormat, blocks: &[u8], rows: &[Row]) {
+unsafe fn by_32<const FORMAT: u8, const M: usize>(
+    out: &mut [f32],
+    format: QuantFormat,
+    blocks: &[u8],
+    heads: &[u32],
+    rows: &[Row],
+) {
     let bytes = format.block_bytes();
     let count = blocks.len() / bytes;
     let start = blocks.as_ptr();
@@ -72,14 +78,9 @@ unsafe fn by_32<const FORMAT: u8, const M: usize>(out: &mut [f32], format: Quant
     let halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     for first in (0..count).step_by(16) {
         let here = (count - first).min(16);
-        // The heads of 16 blocks (d, and the minimum or what follows) turn into vectors at once.
-        let mut heads = [0u32; 16];
-        for (i, head) in heads.iter_mut().enumerate().take(here) {
-            // SAFETY: a block is longer than four bytes.
-            *head = unsafe { start.add((first + i) * bytes).cast::<u32>().read_unaligned() };
-        }
-        // SAFETY: 64 bytes.
-        let heads = unsafe { _mm512_loadu_si512(heads.as_ptr().cast()) };
+        let mask = if here == 16 { 0xffff } else { (1u16 << here) - 1 };
+        // SAFETY: there is a head for each block.
+        let heads = unsafe { _mm512_maskz_loadu_epi32(mask, heads.as_ptr().add(first).cast()) };
         let scales = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(heads));
         let offsets = match FORMAT {
             0 => _mm512_mul_ps(scales, _mm512_set1_ps(-8.0)),
@@ -172,8 +173,11 @@ unsafe fn by_256<const FIFTH: bool, const M: usize>(out: &mut [f32], blocks: &[u
                 let wide = _mm512_zextps256_ps512(_mm256_mul_ps(offsets, sums));
                 acc[i] = _mm512_sub_ps(acc[i], wide);
             }
-            let fifths =
-                if FIFTH { _mm512_broadcast_i64x4(_mm256_loadu_si256(b.add(16).cast())) } else { _mm512_setzero_si512() };
+            let fifths = if FIFTH {
+                _mm512_broadcast_i64x4(_mm256_loadu_si256(b.add(16).cast()))
+            } else {
+                _mm512_setzero_si512()
+            };
             for c in 0..4 {
                 let twice = _mm512_broadcast_i64x4(_mm256_loadu_si256(b.add(low + c * 32).cast()));
                 let shifted = _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));

@@ -20,6 +20,7 @@ use crate::scratch::{self, Slot};
 use crate::{Cpu, In, Isa, Mat, Out, convert};
 use dots::{Few, Places};
 use pack::Operand;
+use tile::Kernel;
 
 /// Up to so many rows of activations, weights are read once and not packed.
 const FEW_ROWS: usize = 8;
@@ -66,7 +67,21 @@ impl Cpu {
         check("x", x.len(), m * k);
         let a = Operand { data: dy.into(), across: true, len: n, k: m };
         let b = Operand { data: x.into(), across: true, len: k, k: m };
-        self.gemm(Out::F32(out), a, b, matches!(x, In::Bf16(_)), accumulate);
+        let bf16 = matches!(x, In::Bf16(_));
+        if k > FEW_COLUMNS || n <= k {
+            return self.gemm(Out::F32(out), a, b, bf16, accumulate);
+        }
+        // Tiles are wide and can be low: a narrow result is computed lying down and turned.
+        scratch::with(Slot::Turned, n * k * 4, |buffer| {
+            // SAFETY: the buffer holds `n * k` f32, which allow any bits.
+            let turned = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<f32>(), n * k) };
+            self.gemm(Out::F32(turned), b, a, bf16, false);
+            for (i, row) in out.chunks_exact_mut(k.max(1)).enumerate() {
+                for (j, v) in row.iter_mut().enumerate() {
+                    *v = if accumulate { *v + turned[j * n + i] } else { turned[j * n + i] };
+                }
+            }
+        });
     }
 
     /// Like `matmul_nt` for few rows (`m` up to about 8) and a quantised `w`: `x` is rounded to blocks of int8, and the
@@ -86,23 +101,20 @@ impl Cpu {
 
     /// Bytes of scratch memory that the products keep for reuse, at most, for a problem of this size.
     pub fn matmul_workspace_bytes(&self, m: usize, n: usize, k: usize, bf16: bool) -> usize {
-        let _ = bf16;
-        4 * (m * k + n * k)
+        let kernel = self.kernel(bf16);
+        let layouts = [(m, n, k), (m, k, n), (n, k, m)];
+        layouts.iter().map(|&(m, n, k)| gemm::scratch_bytes(kernel, self.threads(), m, n, k)).max().unwrap_or(0)
     }
 
     /// `out[i, ..] = w[ids[i], ..]`, converted: the embedding look-up. `w` has rows of `k` columns.
     pub fn gather_rows(&self, mut out: Out, w: Mat, ids: &[u32], k: usize) {
         check("out", out.len(), ids.len() * k);
-        let rows = if k == 0 { 0 } else { w.len() / k };
-        let mut row = vec![0f32; k];
+        let rows = w.len().checked_div(k).unwrap_or(0);
         for (i, &id) in ids.iter().enumerate() {
             assert!((id as usize) < rows, "gather_rows: id {id} of {rows} rows");
-            convert::to_f32(self.isa, &mut row, w, id as usize * k);
             match &mut out {
-                Out::F32(out) => out[i * k..][..k].copy_from_slice(&row),
-                Out::Bf16(out) => {
-                    out[i * k..][..k].iter_mut().zip(&row).for_each(|(o, &v)| *o = crate::bf16::from_f32(v))
-                }
+                Out::F32(out) => convert::to_f32(self.isa, &mut out[i * k..][..k], w, id as usize * k),
+                Out::Bf16(out) => convert::to_bf16(self.isa, &mut out[i * k..][..k], w, id as usize * k),
             }
         }
     }
@@ -146,7 +158,7 @@ impl Cpu {
     /// `matmul_nn` with few columns `k`: the small weight is transposed, then it is dot products.
     fn nn_narrow(&self, out: Out, dy: In, w: Mat, accumulate: bool, m: usize, n: usize, k: usize) {
         let places = Places { few_ld: 1, stream_ld: k };
-        scratch::with(Slot::Partial, 2 * n * k * 4, |buffer| {
+        scratch::with(Slot::Turned, 2 * n * k * 4, |buffer| {
             // SAFETY: the buffer holds twice `n * k` f32, which allow any bits.
             let both = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<f32>(), 2 * n * k) };
             let (wide, turned) = both.split_at_mut(n * k);
@@ -179,16 +191,23 @@ impl Cpu {
             let row = if b.across { n } else { k };
             assert!(row.is_multiple_of(format.block_len()), "{format:?}: rows of {row} are not whole blocks");
         }
-        let kernel = match self.isa {
+        let kernel = self.kernel(bf16);
+        gemm::gemm(&self.pool, self.isa, kernel, out, a, b, accumulate, m, n, k);
+    }
+
+    fn kernel(&self, bf16: bool) -> &'static Kernel {
+        match self.isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 if bf16 => &avx512::BF16,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 => &avx512::F32,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::F32,
-            _ => &portable::F32,
-        };
-        gemm::gemm(&self.pool, self.isa, kernel, out, a, b, accumulate, m, n, k);
+            _ => {
+                let _ = bf16;
+                &portable::F32
+            }
+        }
     }
 }
 
