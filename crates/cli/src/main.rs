@@ -1,3 +1,81 @@
-//! The binary `ounce`.
+//! The binary `ounce`: reads the command line, runs a verb, ends with its exit code. The only crate that prints or reads
+//! the environment.
+#![forbid(unsafe_code)]
+
+mod codes;
+mod env;
+mod error;
+mod flags;
+mod model;
+mod output;
 mod recipe;
-fn main() {}
+mod signals;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use codes::Exit;
+use env::Env;
+use error::CliError;
+use flags::Cli;
+use output::Output;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(report_fault));
+    let env = Env::read();
+    let exit = match Cli::try_parse() {
+        Ok(cli) => {
+            let out = Output::new(cli.global.json, cli.global.quiet, cli.global.color, env.no_color);
+            // The hook has told what happened; unwinding ends here.
+            std::panic::catch_unwind(|| verbs::run(cli, env, out))
+                .map_or(codes::INTERNAL.exit, |result| result.unwrap_or_else(|e| fail(&e, out)))
+        }
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            // Nothing can be done if nobody reads it.
+            let _ = e.print();
+            Exit::Done
+        }
+        Err(e) => fail(&usage(&e), Output::new(false, false, output::ColorChoice::Auto, env.no_color)),
+    };
+    ExitCode::from(exit.code())
+}
+
+/// Shows an error; its exit code.
+fn fail(error: &CliError, out: Output) -> Exit {
+    match out.json {
+        true => out.alarm(&format!("{}\n", error.json())),
+        false => out.alarm(&error.render(out.err_style())),
+    }
+    error.code.exit
+}
+
+/// clap's message in our form.
+fn usage(error: &clap::Error) -> CliError {
+    let text = error.render().to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let mut out = CliError::new(&codes::USAGE, what);
+    for line in lines {
+        match line.strip_prefix("tip: ") {
+            Some(tip) => out = out.help(tip),
+            None if line.starts_with("For more information") => {}
+            None => out = out.detail(line),
+        }
+    }
+    out.help("ounce --help lists the verbs, ounce <verb> --help a verb's flags and examples")
+}
+
+/// A fault of the program itself, in the form of its errors.
+fn report_fault(info: &std::panic::PanicHookInfo) {
+    let text = info.payload_as_str().unwrap_or("unknown");
+    let mut error = CliError::new(&codes::INTERNAL, format!("a fault of ounce itself: {text}"));
+    if let Some(at) = info.location() {
+        error = error.at(format!("{}:{}", at.file(), at.line()), "");
+    }
+    let error = error.help("please report it with the command line, at the address that ounce --help shows");
+    let out = Output::new(false, false, output::ColorChoice::Auto, true);
+    out.alarm(&error.render(out.err_style()));
+}

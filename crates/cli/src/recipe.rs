@@ -78,8 +78,7 @@ impl Draft {
             let help = Some("write --set key=value, for example --set lora.rank=16".into());
             return self.faults.push(Fault { at, what: "there is no '='".into(), help });
         };
-        let node = tree::parse_value(value)
-            .unwrap_or_else(|_| Node { line: 0, value: Value::Text(value.to_owned()) });
+        let node = tree::parse_value(value).unwrap_or_else(|_| Node { line: 0, value: Value::Text(value.to_owned()) });
         self.set.clear();
         self.entry(&at, "", key.trim(), &node);
     }
@@ -186,7 +185,9 @@ impl Draft {
             return self.faults.push(Fault { at: at.into(), what, help: Some("keep one of the two".into()) });
         }
         match check(key.kind, &node.value) {
-            Ok(json) => *self.json.pointer_mut(&format!("/{}", path.replace('.', "/"))).expect("a path of Recipe") = json,
+            Ok(json) => {
+                *self.json.pointer_mut(&format!("/{}", path.replace('.', "/"))).expect("a path of Recipe") = json
+            }
             Err(wanted) => {
                 let what = format!("{path} is {}, it must be {wanted}", node.value.kind());
                 let help = match (key.kind, &node.value) {
@@ -199,6 +200,11 @@ impl Draft {
             }
         }
     }
+}
+
+/// The names of other programs and the key that each leads to.
+pub fn aliases() -> impl Iterator<Item = (&'static str, &'static str)> {
+    aliases::ALIASES.iter().map(|a| (a.name, a.to))
 }
 
 /// The recipe as YAML that [`Draft::file`] reads back to the same recipe.
@@ -243,9 +249,7 @@ fn check(kind: Kind, value: &Value) -> Result<Json, String> {
             .collect::<Option<Vec<Json>>>()
             .map(Json::from)
             .ok_or("a text or a list of texts".into()),
-        (Kind::Texts, _) => {
-            plain(value).map(|text| Json::from(vec![text])).ok_or("a text or a list of texts".into())
-        }
+        (Kind::Texts, _) => plain(value).map(|text| Json::from(vec![text])).ok_or("a text or a list of texts".into()),
         (Kind::Choice(words), Value::Text(word)) if words.contains(&word.as_str()) => Ok(Json::from(word.as_str())),
         (Kind::Choice(words), _) => Err(format!("one of {}", words.join(", "))),
     }

@@ -123,10 +123,18 @@ const fn f(name: &'static str, fine: &'static [&'static str], why: &'static str)
 }
 
 pub const FOREIGN: &[Foreign] = &[
-    f("stage", &["sft", "pt"], "supervised tuning and plain text are told apart by the data; rm, dpo, kto and ppo do not exist here yet"),
+    f(
+        "stage",
+        &["sft", "pt"],
+        "supervised tuning and plain text are told apart by the data; rm, dpo, kto and ppo do not exist here yet",
+    ),
     f("template", &[], "the chat template comes with the model"),
     f("plot_loss", &["true", "false"], "loss.svg is always written"),
-    f("report_to", &["none", "tensorboard"], "metrics.jsonl and TensorBoard files are always written; nothing is sent anywhere"),
+    f(
+        "report_to",
+        &["none", "tensorboard"],
+        "metrics.jsonl and TensorBoard files are always written; nothing is sent anywhere",
+    ),
     f("resume_from_checkpoint", &["null", "false"], "resume with: ounce tune --resume <run>"),
     f("do_train", &["true"], "tuning trains; to evaluate only: ounce eval"),
     f("do_eval", &["true", "false"], "set eval_every and data.valid"),

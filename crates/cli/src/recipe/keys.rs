@@ -6,11 +6,18 @@
 pub enum Kind {
     Bool,
     /// A whole number of at least `min`.
-    Count { min: u64 },
+    Count {
+        min: u64,
+    },
     /// As `Count`, or nothing.
-    OptionalCount { min: u64 },
+    OptionalCount {
+        min: u64,
+    },
     /// A number in `min..=max`.
-    Number { min: f64, max: f64 },
+    Number {
+        min: f64,
+        max: f64,
+    },
     Text,
     OptionalText,
     /// One text or a list of them.
@@ -48,7 +55,11 @@ pub const KEYS: &[Key] = &[
     key("data.train", Kind::Texts, "files or directories to train on"),
     key("data.valid", Kind::Texts, "files or directories to evaluate on during the run"),
     key("data.valid_share", number(0.0, 0.9), "share of data.train held out when data.valid is empty, 0 to 0.9"),
-    key("data.format", Kind::Text, "auto, or the name of a row format: messages, sharegpt, alpaca, prompt_completion, text"),
+    key(
+        "data.format",
+        Kind::Text,
+        "auto, or the name of a row format: messages, sharegpt, alpaca, prompt_completion, text",
+    ),
     key("data.max_length", count(1), "longest example, tokens"),
     key("data.too_long", Kind::Choice(&["drop", "truncate", "error"]), "what happens to longer examples"),
     key("data.packing", Kind::Bool, "put several examples in one row, without attention between them"),
@@ -71,7 +82,11 @@ pub const KEYS: &[Key] = &[
     key("optimizer.momentum", number(0.0, 0.999_999), "momentum of sgd"),
     key("optimizer.nesterov", Kind::Bool, "Nesterov's form of sgd's momentum"),
     key("schedule.name", Kind::Choice(&["constant", "linear", "cosine", "wsd"]), "learning rate after the warm-up"),
-    key("schedule.warmup_steps", Kind::OptionalCount { min: 0 }, "steps of linear warm-up; nothing: schedule.warmup_ratio"),
+    key(
+        "schedule.warmup_steps",
+        Kind::OptionalCount { min: 0 },
+        "steps of linear warm-up; nothing: schedule.warmup_ratio",
+    ),
     key("schedule.warmup_ratio", number(0.0, 1.0), "warm-up as a share of the run, 0 to 1"),
     key("schedule.final_ratio", number(0.0, 1.0), "where the decay ends, as a share of the peak, 0 to 1"),
     key("schedule.decay_ratio", number(0.0, 1.0), "wsd: share of the run spent decaying, 0 to 1"),
@@ -81,7 +96,11 @@ pub const KEYS: &[Key] = &[
     key("max_steps", Kind::OptionalCount { min: 1 }, "updates to do; nothing: epochs decide"),
     key("max_grad_norm", number(0.0, 1e30), "limit of the gradient's norm; 0 turns clipping off"),
     key("compute", Kind::Choice(&["f32", "bf16"]), "element type of activations and products"),
-    key("activations", Kind::Choice(&["auto", "keep", "recompute"]), "keep activations for the backward pass, or make them again"),
+    key(
+        "activations",
+        Kind::Choice(&["auto", "keep", "recompute"]),
+        "keep activations for the backward pass, or make them again",
+    ),
     key("seed", count(0), "seed of everything random"),
     key("out", Kind::Text, "directory of the run"),
     key("log_every", count(1), "steps between lines of metrics.jsonl"),

@@ -50,7 +50,9 @@ mod tests {
 
     #[test]
     fn distances_by_hand() {
-        for (a, b, d) in [("", "", 0), ("abc", "abc", 0), ("abc", "acb", 1), ("rank", "rnk", 1), ("kitten", "sitting", 3)] {
+        for (a, b, d) in
+            [("", "", 0), ("abc", "abc", 0), ("abc", "acb", 1), ("rank", "rnk", 1), ("kitten", "sitting", 3)]
+        {
             assert_eq!(distance(a, b), d, "{a} {b}");
         }
     }

@@ -170,9 +170,46 @@ fn the_resolved_recipe_reads_back_the_same() {
 fn mutated_recipes_do_no_harm() {
     let iterations = std::env::var("OUNCE_FUZZ_ITERS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
     let words = [
-        "lora:", "rank", "\n", "  ", "- ", "[", "]", "{", "}", "&a ", "*a", "<<: ", "!!int ", "|", ">", "\"", "'", "#",
-        ": ", "-1", "1e308", "18446744073709551616", ".nan", ".inf", "null", "~", "true", "\u{0}", "é", "\t", "?", "---\n",
-        "data:", "optimizer", "max_steps: -1", "datasets:\n- path: x", "0x10", "1_000", "%", "\u{feff}",
+        "lora:",
+        "rank",
+        "\n",
+        "  ",
+        "- ",
+        "[",
+        "]",
+        "{",
+        "}",
+        "&a ",
+        "*a",
+        "<<: ",
+        "!!int ",
+        "|",
+        ">",
+        "\"",
+        "'",
+        "#",
+        ": ",
+        "-1",
+        "1e308",
+        "18446744073709551616",
+        ".nan",
+        ".inf",
+        "null",
+        "~",
+        "true",
+        "\u{0}",
+        "é",
+        "\t",
+        "?",
+        "---\n",
+        "data:",
+        "optimizer",
+        "max_steps: -1",
+        "datasets:\n- path: x",
+        "0x10",
+        "1_000",
+        "%",
+        "\u{feff}",
     ];
     let mut state = 1u64;
     let mut random = |n: usize| {
@@ -210,5 +247,8 @@ fn mutated_recipes_do_no_harm() {
             Err(faults) => assert!(!faults.is_empty() && faults.iter().all(|f| !f.what.is_empty()), "{text}"),
         }
     }
-    assert!(accepted > iterations / 100, "{accepted} of {iterations} accepted: the mutations are too rough to test anything");
+    assert!(
+        accepted > iterations / 100,
+        "{accepted} of {iterations} accepted: the mutations are too rough to test anything"
+    );
 }

@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn keys_and_values_know_their_lines() {
-        let entries = parse("# head\nmodel: m\nlora:\n  rank: 8\n  target:\n  - q_proj\n\nlr: 2e-4\non: true\n").unwrap();
+        let entries =
+            parse("# head\nmodel: m\nlora:\n  rank: 8\n  target:\n  - q_proj\n\nlr: 2e-4\non: true\n").unwrap();
         let (lora, node) = &entries[1];
         assert_eq!((lora.line, lora.name.as_str()), (3, "lora"));
         let Value::Map(inner) = &node.value else { panic!("lora is {:?}", node.value) };

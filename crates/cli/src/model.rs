@@ -1,0 +1,118 @@
+//! Opening what verbs are given as a model: a path or a hub name → checkpoint, tokenizer and chat template.
+
+use std::path::{Path, PathBuf};
+
+use ounce_formats::hub::{self, HubError};
+use ounce_formats::template::{CHATML, ChatTemplate};
+use ounce_formats::tokenizer::{GgufVocab, Tokenizer};
+use ounce_formats::{Checkpoint, gguf};
+use serde_json::Value;
+
+use crate::codes;
+use crate::env::Env;
+use crate::error::{CliError, Result};
+
+/// The path of a model: as it is, or its snapshot in the hub's cache.
+pub fn locate(name: &str, env: &Env) -> Result<PathBuf> {
+    hub::resolve(name, &env.hub_cache, None).map_err(|e| {
+        let out = CliError::of(&codes::HUB_NAME, &e);
+        match e {
+            HubError::NotCached { name, .. } => out.help(format!("ounce pull {name}")),
+            HubError::Name { .. } => {
+                out.help("give a model directory, a .gguf file or a hub name such as Qwen/Qwen3-0.6B")
+            }
+            HubError::NoRevision { name, .. } => out.help(format!("ounce pull {name}")),
+            _ => out,
+        }
+    })
+}
+
+/// Opens a model's configuration and weights; weights stay in their mapped files.
+pub fn open(name: &str, env: &Env) -> Result<Checkpoint> {
+    let path = locate(name, env)?;
+    ounce_formats::open(&path)
+        .map_err(|e| CliError::of(&codes::MODEL, &e).help("supported are Hugging Face directories and GGUF files"))
+}
+
+/// What a model reads and writes text with.
+#[derive(Clone)]
+pub struct Text {
+    pub tokenizer: Tokenizer,
+    pub template: Option<ChatTemplate>,
+}
+
+impl Text {
+    /// The tokenizer and chat template that come with a model.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Text> {
+        let text = match &checkpoint.gguf {
+            Some(metadata) => from_gguf(metadata)?,
+            None => from_directory(&checkpoint.path)?,
+        };
+        let tokenizer = text.tokenizer.with_eos_ids(&checkpoint.config.eos_token_id);
+        Ok(Text { tokenizer, template: text.template })
+    }
+
+    /// The template, or ChatML for a model without one, with whether it is the model's own.
+    pub fn template_or_chatml(&self) -> Result<(ChatTemplate, bool)> {
+        match &self.template {
+            Some(template) => Ok((template.clone(), true)),
+            None => Ok((compile(&self.tokenizer, CHATML)?, false)),
+        }
+    }
+}
+
+fn from_gguf(metadata: &gguf::Metadata) -> Result<Text> {
+    let bad = |e: &dyn std::error::Error| CliError::of(&codes::TOKENIZER, e);
+    let vocab = GgufVocab::from_metadata(metadata).map_err(|e| bad(&e))?;
+    let tokenizer = Tokenizer::from_gguf(&vocab).map_err(|e| bad(&e))?;
+    let source = metadata.str("tokenizer.chat_template").map_err(|e| bad(&e))?;
+    let template = source.map(|s| compile(&tokenizer, s)).transpose()?;
+    Ok(Text { tokenizer, template })
+}
+
+fn from_directory(dir: &Path) -> Result<Text> {
+    let read = |name: &str| match std::fs::read(dir.join(name)) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(CliError::read(&dir.join(name), &e)),
+    };
+    let Some(tokenizer) = read("tokenizer.json")? else {
+        return Err(CliError::new(&codes::TOKENIZER, format!("{} has no tokenizer.json", dir.display())).help(
+            "save the tokenizer with transformers' PreTrainedTokenizerFast.save_pretrained, or use a GGUF file",
+        ));
+    };
+    let config = read("tokenizer_config.json")?;
+    let map = read("special_tokens_map.json")?;
+    let tokenizer = Tokenizer::from_hf(&tokenizer, config.as_deref(), map.as_deref()).map_err(|e| {
+        CliError::of(&codes::TOKENIZER, &e)
+            .at(dir.display().to_string(), "")
+            .help("download the model again: ounce pull")
+    })?;
+    // chat_template.jinja wins over the field of tokenizer_config.json.
+    let source = match read("chat_template.jinja")? {
+        Some(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        None => config.as_deref().and_then(template_field),
+    };
+    let template = source.map(|s| compile(&tokenizer, &s)).transpose()?;
+    Ok(Text { tokenizer, template })
+}
+
+/// `chat_template` of tokenizer_config.json: a text, or a list of named ones of which `default` is taken.
+fn template_field(config: &[u8]) -> Option<String> {
+    let config: Value = serde_json::from_slice(config).ok()?;
+    match &config["chat_template"] {
+        Value::String(source) => Some(source.clone()),
+        Value::Array(list) => {
+            let default = list.iter().find(|t| t["name"] == "default").or_else(|| list.first())?;
+            default["template"].as_str().map(str::to_owned)
+        }
+        _ => None,
+    }
+}
+
+fn compile(tokenizer: &Tokenizer, source: &str) -> Result<ChatTemplate> {
+    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+    ChatTemplate::new(source, token(tokenizer.bos()), token(tokenizer.eos())).map_err(|e| {
+        CliError::of(&codes::TOKENIZER, &e).help("put a working chat_template.jinja into the model's directory")
+    })
+}

@@ -1,0 +1,40 @@
+//! One file per verb: from what was typed to what is done and shown.
+
+pub mod completions;
+pub mod data;
+pub mod schema;
+pub mod tune;
+
+use crate::codes::Exit;
+use crate::env::Env;
+use crate::error::Result;
+use crate::flags::{Cli, Global, Verb};
+use crate::output::Output;
+
+/// What every verb is given.
+pub struct Context {
+    pub out: Output,
+    pub env: Env,
+    pub global: Global,
+}
+
+impl Context {
+    pub fn offline(&self) -> bool {
+        self.global.offline || self.env.offline
+    }
+
+    /// Threads to compute on; 0: as many as the process may use.
+    pub fn threads(&self) -> usize {
+        if self.global.threads > 0 { self.global.threads } else { self.env.threads.unwrap_or(0) }
+    }
+}
+
+pub fn run(cli: Cli, env: Env, out: Output) -> Result<Exit> {
+    let context = Context { out, env, global: cli.global };
+    match cli.verb {
+        Verb::Tune(args) => tune::run(&context, args),
+        Verb::Data(args) => data::run(&context, args),
+        Verb::Schema(args) => schema::run(&context, args),
+        Verb::Completions(args) => completions::run(&context, args),
+    }
+}

@@ -1,0 +1,248 @@
+//! `ounce tune`: recipe → model and data → run → adapter, summary and the next command.
+
+mod save;
+mod setup;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use ounce_spec::Recipe;
+use ounce_spec::event::EndReason;
+use ounce_train::report::{METRICS, Reporter, SUMMARY, braille};
+use ounce_train::vfs::Disk;
+use ounce_train::{Outcome, Run, TrainError};
+use serde_json::json;
+
+use super::Context;
+use super::data::data_error;
+use crate::codes::{self, Exit};
+use crate::error::{CliError, Result};
+use crate::flags::tune::Args;
+use crate::output::live::Live;
+use crate::output::units;
+use crate::recipe::{self, Draft, Fault};
+use crate::signals::Signals;
+
+/// The resolved recipe in a run's directory.
+const RECIPE: &str = "recipe.yaml";
+/// Held while a process works on a run.
+const LOCK: &str = ".lock";
+
+pub fn run(context: &Context, args: Args) -> Result<Exit> {
+    let resolved = resolve(&args)?;
+    for note in &resolved.notes {
+        context.out.note(note);
+    }
+    let mut recipe = resolved.recipe;
+    require(&recipe)?;
+    if recipe.out.is_empty() {
+        recipe.out = free_run_directory();
+        context.out.note(format!("run directory: {}", recipe.out));
+    }
+    let dir = PathBuf::from(&recipe.out);
+    if args.resume.is_none() && (dir.join(METRICS).exists() || dir.join(RECIPE).exists()) {
+        return Err(CliError::new(&codes::RUN_EXISTS, format!("{} holds a run already", dir.display()))
+            .help(format!("go on with it: ounce tune --resume {}", dir.display()))
+            .help("or choose another directory with --out"));
+    }
+
+    let prepared = setup::prepare(context, &recipe)?;
+    prepared.describe(context, &recipe);
+    if args.dry_run {
+        match context.out.json {
+            true => context.out.value(&recipe),
+            false => context.out.piece(&recipe::to_yaml(&recipe)),
+        }
+        return Ok(Exit::Done);
+    }
+
+    std::fs::create_dir_all(&dir).map_err(|e| CliError::write(&dir, &e))?;
+    let _lock = lock(&dir)?;
+    if args.resume.is_none() {
+        write_recipe(&dir, &recipe, &prepared)?;
+    }
+    let signals = Signals::listen();
+    let recipe_hash = prepared.hash(&recipe);
+    let target = prepared.target.clone();
+    let mut live = Live::new(context.out);
+    let mut run = Run {
+        recipe: &recipe,
+        trainer: prepared.trainer,
+        batches: prepared.batches,
+        valid: prepared.valid,
+        dir: &dir,
+        vfs: &Disk,
+        recipe_hash,
+        stop: &signals.stop,
+    };
+    let outcome = run.train(args.resume.is_some(), &mut |event| live.event(event)).map_err(|e| train_error(e, &dir))?;
+    summarize(&dir, &recipe, &outcome)?;
+    if outcome.reason == EndReason::Interrupted {
+        return Err(CliError::new(
+            signals.code(),
+            format!("stopped after step {} of {}", outcome.progress.step, outcome.steps),
+        )
+        .detail("everything is saved")
+        .help(format!("go on with: ounce tune --resume {}", dir.display())));
+    }
+    let saved = save::write(&dir, &recipe, &target, &run.trainer.model)?;
+    report(context, &recipe, &outcome, live.losses(), &saved);
+    Ok(Exit::Done)
+}
+
+fn resolve(args: &Args) -> Result<recipe::Resolved> {
+    let mut draft = Draft::default();
+    let file = args.resume.as_ref().map(|run| run.join(RECIPE)).or_else(|| args.config.clone());
+    if let Some(path) = &file {
+        let text = std::fs::read_to_string(path).map_err(|e| match &args.resume {
+            Some(run) => CliError::new(&codes::RESUME, format!("{} is not a run", run.display()))
+                .detail(format!("it has no {RECIPE}"))
+                .help("ounce runs list shows the runs there are"),
+            None => CliError::read(path, &e),
+        })?;
+        draft.file(&path.display().to_string(), &text);
+    }
+    args.apply(&mut draft);
+    if let Some(run) = &args.resume {
+        // The run may have been moved since it was started.
+        draft.flag("--resume", "out", recipe::Value::Text(run.display().to_string()));
+    }
+    draft.finish().map_err(recipe_error)
+}
+
+/// All faults of a recipe as one error.
+pub fn recipe_error(faults: Vec<Fault>) -> CliError {
+    let what = match faults.len() {
+        1 => "a setting is wrong".to_owned(),
+        n => format!("{n} settings are wrong"),
+    };
+    let mut out = CliError::new(&codes::RECIPE, what);
+    for fault in faults {
+        out.places.push(crate::error::Place { at: fault.at, what: fault.what, help: fault.help });
+    }
+    out.help("ounce schema recipe lists every key with its type, range and default")
+}
+
+fn require(recipe: &Recipe) -> Result<()> {
+    let mut missing = CliError::new(&codes::RECIPE_INCOMPLETE, "the recipe is not complete");
+    if recipe.model.is_empty() {
+        missing = missing.detail("no base model: name it first, or set model in the recipe");
+    }
+    if recipe.data.train.is_empty() {
+        missing = missing.detail("no training data: name it with --data, or set data.train in the recipe");
+    }
+    match missing.details.is_empty() {
+        true => Ok(()),
+        false => Err(missing.help("for example: ounce tune smollm2.gguf --data train.jsonl")),
+    }
+}
+
+/// The first of `runs/1`, `runs/2`, … that is not there.
+fn free_run_directory() -> String {
+    (1..).map(|n| format!("runs/{n}")).find(|dir| !Path::new(dir).exists()).expect("there are free numbers")
+}
+
+/// Keeps a second process from working on the same run.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    let file = File::create(&path).map_err(|e| CliError::write(&path, &e))?;
+    match file.try_lock() {
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(CliError::new(&codes::RUN_EXISTS, format!("another process is working on {}", dir.display()))
+                .help("wait for it, or choose another directory with --out"))
+        }
+        // File systems without locks are trusted.
+        Ok(()) | Err(std::fs::TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+fn write_recipe(dir: &Path, recipe: &Recipe, prepared: &setup::Prepared) -> Result<()> {
+    let path = dir.join(RECIPE);
+    let text = format!(
+        "# resolved by ounce {}\n# data: {}\n{}",
+        env!("CARGO_PKG_VERSION"),
+        prepared.fingerprint,
+        recipe::to_yaml(recipe)
+    );
+    std::fs::write(&path, text).map_err(|e| CliError::write(&path, &e))
+}
+
+fn train_error(error: TrainError, dir: &Path) -> CliError {
+    let resume = format!("ounce tune --resume {}", dir.display());
+    if disk_full(&error) {
+        return CliError::of(&codes::DISK_FULL, &error).help(format!("make room, then go on with: {resume}"));
+    }
+    match error {
+        TrainError::NonFinite(_) => CliError::of(&codes::NOT_A_NUMBER, &error)
+            .detail("checkpoints before this step are good")
+            .help("lower the learning rate, or look at the rows of this batch with ounce data check")
+            .help(format!("or compute in f32: {resume} cannot change that, start a new run with --compute f32")),
+        TrainError::State(_) => CliError::of(&codes::RESUME, &error).help("start a new run with another --out"),
+        TrainError::Data(e) => data_error(e),
+        TrainError::Checkpoint(_) | TrainError::Report(_) => {
+            CliError::of(&codes::WRITE, &error).help(format!("see to the disk, then go on with: {resume}"))
+        }
+    }
+}
+
+/// Whether a full disk is behind an error.
+fn disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let mut at = Some(error);
+    while let Some(e) = at {
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
+            return matches!(io.kind(), StorageFull | QuotaExceeded | FileTooLarge);
+        }
+        at = e.source();
+    }
+    false
+}
+
+fn summarize(dir: &Path, recipe: &Recipe, outcome: &Outcome) -> Result<()> {
+    let summary = json!({
+        "model": recipe.model,
+        "method": recipe.method,
+        "reason": outcome.reason,
+        "steps": outcome.progress.step,
+        "steps_planned": outcome.steps,
+        "train_loss": outcome.train_loss,
+        "valid_loss": outcome.valid_loss,
+        "best_valid_loss": outcome.progress.best_loss,
+        "tokens": outcome.progress.tokens,
+        "train_s": outcome.progress.train_s,
+        "step_s": outcome.step_s,
+        "tokens_per_s": outcome.tokens_per_s,
+        "peak_memory_bytes": outcome.peak_memory_bytes,
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    let length = std::fs::metadata(dir.join(METRICS)).map_or(0, |m| m.len());
+    Reporter::resume(dir, length)
+        .and_then(|mut reporter| reporter.finish(summary))
+        .map_err(|e| train_error(TrainError::Report(e), dir))
+}
+
+fn report(context: &Context, recipe: &Recipe, outcome: &Outcome, losses: &[(f64, f64)], saved: &str) {
+    let out = &context.out;
+    if out.json {
+        return;
+    }
+    if losses.len() > 2 {
+        for line in braille::chart(losses, 72, 8) {
+            out.note(line);
+        }
+    }
+    let valid = outcome.valid_loss.map(|l| format!(", {l:.4} on held-out data")).unwrap_or_default();
+    out.note(format!(
+        "loss {:.4}{valid}; {} in {}, {} tok/s, at most {} of memory",
+        outcome.train_loss,
+        crate::error::plural(outcome.progress.step, "step"),
+        units::seconds(outcome.progress.train_s),
+        units::count(outcome.tokens_per_s.round()),
+        units::bytes(outcome.peak_memory_bytes)
+    ));
+    out.note(format!("saved {saved}; also {SUMMARY}, {METRICS}, loss.svg and tensorboard/ in {}", recipe.out));
+    out.note("next:");
+    for next in save::next_commands(recipe) {
+        out.note(format!("  {next}"));
+    }
+}

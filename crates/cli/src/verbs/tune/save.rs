@@ -1,0 +1,116 @@
+//! What a finished run leaves for others to load: a PEFT adapter, or a model directory or GGUF file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ounce_formats::gguf;
+use ounce_formats::hf::{self, Companions};
+use ounce_formats::peft::{self, AdapterConfig};
+use ounce_formats::save::{Info, WriteError};
+use ounce_formats::{Kind, TensorData, Tensors};
+use ounce_model::Model;
+use ounce_model::adapters::lora;
+use ounce_spec::recipe::Method;
+use ounce_spec::{DType, Recipe};
+
+use super::setup::Target;
+use crate::codes;
+use crate::error::{CliError, Result};
+
+/// Writes the result into the run's directory; the path of what was written.
+pub fn write(dir: &Path, recipe: &Recipe, target: &Target, model: &Model) -> Result<String> {
+    match recipe.method {
+        Method::Lora => write_adapter(dir, recipe, model),
+        Method::Full => write_model(dir, target, model),
+    }
+}
+
+/// Commands to go on with.
+pub fn next_commands(recipe: &Recipe) -> Vec<String> {
+    let (model, out) = (&recipe.model, &recipe.out);
+    match recipe.method {
+        Method::Lora => vec![
+            format!("ounce chat {model} --adapter {out}"),
+            format!("ounce eval {model} --adapter {out} --task test.jsonl"),
+            format!("ounce merge {model} --adapter {out} --out merged"),
+        ],
+        Method::Full => vec![format!("ounce chat {out}"), format!("ounce eval {out} --task test.jsonl")],
+    }
+}
+
+fn write_adapter(dir: &Path, recipe: &Recipe, model: &Model) -> Result<String> {
+    let mut tensors = Tensors::new();
+    for (name, shape, values) in lora::saved_tensors(model) {
+        tensors.insert(name, TensorData::from_f32(shape, &values));
+    }
+    let mut config = AdapterConfig::lora(&recipe.model, recipe.lora.rank, recipe.lora.alpha, target_modules(model));
+    config.lora_dropout = recipe.lora.dropout;
+    config.use_rslora = recipe.lora.rslora;
+    if let Some(from) = &recipe.lora.init_from {
+        // Its ranks and scales are those of the matrices that were trained on.
+        config = peft::read_adapter(from.as_ref())
+            .map_err(|e| CliError::of(&codes::ADAPTER, &e).help("restore the adapter that the run started from"))?
+            .0;
+        config.base_model_name_or_path = Some(recipe.model.clone());
+    }
+    let readme = format!("A LoRA adapter for {}, tuned with ounce {}.", recipe.model, env!("CARGO_PKG_VERSION"));
+    peft::write_adapter(dir, &config, &tensors, &readme).map_err(write_error)?;
+    Ok(dir.join("adapter_model.safetensors").display().to_string())
+}
+
+/// The adapted layers for `target_modules`: by last name where every layer of that name is adapted, else by whole name.
+fn target_modules(model: &Model) -> Vec<String> {
+    let mut whole: BTreeMap<&str, bool> = BTreeMap::new();
+    let linears = model.family.linears();
+    for linear in &linears {
+        *whole.entry(linear.short_name()).or_insert(true) &= linear.lora.is_some();
+    }
+    let mut out: Vec<String> = whole.iter().filter(|(_, all)| **all).map(|(name, _)| name.to_string()).collect();
+    let single = linears.iter().filter(|l| l.lora.is_some() && !whole[l.short_name()]);
+    out.extend(single.map(|l| l.module.clone()));
+    out
+}
+
+fn write_model(dir: &Path, target: &Target, model: &Model) -> Result<String> {
+    let checkpoint = &target.checkpoint;
+    let mut tensors = Tensors::new();
+    for (_, param) in model.params.iter() {
+        let Some(original) = checkpoint.tensors.get(&param.name) else { continue };
+        tensors.insert(param.name.clone(), TensorData::from_f32(original.shape.clone(), param.weight.vector()));
+    }
+    match (checkpoint.kind, &checkpoint.gguf) {
+        (Kind::Gguf, Some(metadata)) => {
+            let path = dir.join("model.gguf");
+            let infos: Vec<Info> = tensors
+                .iter()
+                .map(|(name, t)| Info { name: name.into(), dtype: DType::F32, shape: t.shape.clone() })
+                .collect();
+            let export =
+                gguf::export(&checkpoint.config, &checkpoint.generation, &infos, metadata).map_err(|problems| {
+                    let mut out = CliError::new(&codes::WRITE, "the model cannot be written as GGUF");
+                    out.details = problems;
+                    out.help("tune a Hugging Face copy of the model instead")
+                })?;
+            export
+                .write(&path, &mut |info| match tensors.get(&info.name) {
+                    Some(tensor) => Ok((&*tensor.bytes).into()),
+                    None => Err("it is not there".into()),
+                })
+                .map_err(write_error)?;
+            Ok(path.display().to_string())
+        }
+        _ => {
+            let companions = Companions { source: Some(checkpoint.path.clone()), keep_config: true, files: Vec::new() };
+            hf::write_tensors(dir, &checkpoint.config, &tensors, &companions).map_err(write_error)?;
+            Ok(dir.display().to_string())
+        }
+    }
+}
+
+/// A failed write of a model or an adapter.
+pub fn write_error(error: WriteError) -> CliError {
+    match &error {
+        WriteError::Io { path, source } => CliError::write(path, source),
+        _ => CliError::of(&codes::WRITE, &error).help("see to the disk and run the same command again"),
+    }
+}

@@ -1,0 +1,156 @@
+//! From a recipe to everything a run needs: the model with what is trained on it, and the data in batches.
+
+use ounce_data::{Batches, Renderer, Settings, Tokenized};
+use ounce_formats::{Checkpoint, Kind, peft};
+use ounce_model::Model;
+use ounce_model::adapters::lora;
+use ounce_spec::Recipe;
+use ounce_spec::recipe::{Activations, Compute, Method};
+use ounce_tensor::kernels::Cpu;
+use ounce_tensor::{Device, Elem, ParamId};
+use ounce_train::Trainer;
+use sha2::{Digest, Sha256};
+
+use crate::codes;
+use crate::error::{CliError, Result, plural};
+use crate::model::{self, Text};
+use crate::output::units;
+use crate::verbs::Context;
+use crate::verbs::data::data_error;
+
+/// A run that has not begun.
+pub struct Prepared {
+    pub trainer: Trainer,
+    pub batches: Batches,
+    pub valid: Vec<Tokenized>,
+    /// Of all data, BLAKE3 in hex.
+    pub fingerprint: String,
+    pub target: Target,
+    notes: Vec<String>,
+}
+
+/// The base model as its result will need it.
+#[derive(Clone)]
+pub struct Target {
+    pub checkpoint: Checkpoint,
+}
+
+pub fn prepare(context: &Context, recipe: &Recipe) -> Result<Prepared> {
+    let checkpoint = model::open(&recipe.model, &context.env)?;
+    let longest = checkpoint.config.max_position_embeddings;
+    if recipe.data.max_length > longest {
+        let what =
+            format!("data.max_length is {}, but the model was made for {longest} tokens", recipe.data.max_length);
+        return Err(CliError::new(&codes::RECIPE, what).help(format!("--max-length {longest}")));
+    }
+    let text = Text::of(&checkpoint)?;
+    let renderer = text.template.as_ref().map(|t| t as &dyn Renderer);
+    let data = ounce_data::prepare(&recipe.data, recipe.seed, &text.tokenizer, renderer).map_err(data_error)?;
+    let mut notes = Vec::new();
+    for file in data.train_files.iter().chain(&data.valid_files) {
+        notes.push(format!("{}: {}, {} ({})", file.path, file.format.name(), plural(file.rows, "row"), file.because));
+    }
+    let r = &data.train_report;
+    let mut line = format!(
+        "{} to train on: {} tokens, {} bear loss, the longest example has {}",
+        plural(r.used, "example"),
+        units::count(r.tokens as f64),
+        units::count(r.loss_tokens as f64),
+        r.longest
+    );
+    for (n, what) in [
+        (r.too_long, "too long and left out"),
+        (r.truncated, "cut at max_length"),
+        (r.unteaching, "left out for want of an answer"),
+        (r.straddling, "with an answer that begins inside a token"),
+    ] {
+        if n > 0 {
+            line += &format!("; {n} {what}");
+        }
+    }
+    notes.push(line);
+    notes.push(format!("{} to evaluate on", plural(data.valid.len(), "sequence")));
+    let settings = Settings {
+        seed: recipe.seed,
+        batch_size: recipe.batch_size,
+        max_length: recipe.data.max_length,
+        packing: recipe.data.packing,
+        shuffle: recipe.data.shuffle,
+        weights: data.weights.clone(),
+    };
+    let batches = Batches::new(data.train, settings).map_err(data_error)?;
+    let device = Device::cpu(Cpu::new(context.threads()));
+    let trainer = build(&device, &checkpoint, recipe)?;
+    Ok(Prepared {
+        trainer,
+        batches,
+        valid: data.valid,
+        fingerprint: data.fingerprint,
+        target: Target { checkpoint },
+        notes,
+    })
+}
+
+/// The model on a device with the parameters that `recipe` trains.
+pub fn build(device: &Device, checkpoint: &Checkpoint, recipe: &Recipe) -> Result<Trainer> {
+    let bad_model =
+        |e| CliError::of(&codes::MODEL, &e).help("supported families: llama, mistral, qwen2, qwen3, gemma3, gpt2");
+    let mut model = Model::load(device, checkpoint, recipe.data.max_length).map_err(bad_model)?;
+    let trained = match recipe.method {
+        Method::Full => model.make_dense(device),
+        Method::Lora => attach(device, &mut model, recipe)?,
+    };
+    let elem = match recipe.compute {
+        Compute::F32 => Elem::F32,
+        Compute::Bf16 => Elem::Bf16,
+    };
+    let keep = vec![recipe.activations != Activations::Recompute; model.family.blocks()];
+    let optimizer = ounce_optim::from_recipe(&recipe.optimizer);
+    Ok(Trainer::new(device, model, trained, optimizer, elem, &keep, recipe.seed))
+}
+
+fn attach(device: &Device, model: &mut Model, recipe: &Recipe) -> Result<Vec<ParamId>> {
+    let bad = |e: &dyn std::error::Error| CliError::of(&codes::ADAPTER, e);
+    match &recipe.lora.init_from {
+        None => lora::attach(model, device, &recipe.lora, recipe.seed)
+            .map_err(|e| bad(&e).help("set lora.target to all-linear, or to names of the model's layers")),
+        Some(path) => {
+            let (config, tensors) = peft::read_adapter(path.as_ref())
+                .map_err(|e| bad(&e).help("lora.init_from names a PEFT adapter directory"))?;
+            lora::attach_saved(model, device, path, &config, &tensors)
+                .map_err(|e| bad(&e).help("start from an adapter of this very base model"))
+        }
+    }
+}
+
+impl Prepared {
+    pub fn describe(&self, context: &Context, recipe: &Recipe) {
+        let config = &self.target.checkpoint.config;
+        let kind = match self.target.checkpoint.kind {
+            Kind::Gguf => "GGUF",
+            Kind::HuggingFace => "Hugging Face",
+        };
+        context.out.note(format!(
+            "{}: {} ({kind}), {} layers of {}",
+            recipe.model, config.model_type, config.num_hidden_layers, config.hidden_size
+        ));
+        for note in &self.notes {
+            context.out.note(note);
+        }
+    }
+
+    /// Of everything that a resumed run must share with its beginning: what decides the weights, not where they go or how
+    /// often something is written.
+    pub fn hash(&self, recipe: &Recipe) -> String {
+        let mut fixed = recipe.clone();
+        fixed.out.clear();
+        (fixed.log_every, fixed.save_every, fixed.save_limit) = (0, 0, 0);
+        // A model that was moved is the same model; its shape is checked when the state is put back.
+        fixed.model.clear();
+        let json = serde_json::to_vec(&fixed).expect("plain data with text keys");
+        let mut hash = Sha256::new();
+        hash.update(&json);
+        hash.update(self.fingerprint.as_bytes());
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
