@@ -249,10 +249,20 @@ fn every_truncation_is_refused_or_loses_only_padding() {
 #[test]
 fn size_bombs_are_answered_at_once() {
     let start = std::time::Instant::now();
+    let before = peak_bytes();
     for _ in 0..1000 {
         let bomb = Builder::with(|b| b.metadata.push(entry("k", 9, &[6u64.to_le_bytes(), [0xff; 8]].concat())));
         assert!(gguf::parse(&bomb.bytes()).is_err());
         assert!(Builder::tensors(&[("t", &[1 << 61], F32, 0)]).error().to_string().contains('t'));
     }
     assert!(start.elapsed().as_secs_f64() < 1.0, "2,000 bombs took {:?}", start.elapsed());
+    let grown = peak_bytes() - before;
+    assert!(grown < 16 << 20, "2,000 bombs took {grown} bytes");
+}
+
+/// The most memory that this process has had so far, as Linux counts it; elsewhere 0.
+fn peak_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<usize>().ok()).unwrap_or(0) * 1024
 }

@@ -33,7 +33,14 @@ pub fn to_json(config: &ModelConfig, dtype: DType) -> Result<String, Vec<String>
         put("n_inner", json!(config.intermediate_size));
         put("n_positions", json!(config.max_position_embeddings));
         put("layer_norm_epsilon", decimal(config.norm_eps));
-        put("activation_function", json!(activation(config.hidden_act)));
+        put(
+            "activation_function",
+            json!(match config.hidden_act {
+                // The same function; this is the spelling and the code that gpt2 has always had.
+                Activation::GeluTanh => "gelu_new",
+                other => activation(other),
+            }),
+        );
         return finish(out, problems);
     }
     put("hidden_size", json!(config.hidden_size));

@@ -135,14 +135,9 @@ fn config(reader: &mut Reader, model_type: &str, tensors: &[Tensor]) -> ModelCon
     let theta = reader.positive("rope.freq_base").unwrap_or(if gemma { 1e6 } else { 10_000.0 });
     let max_position_embeddings = reader.needed("context_length");
     let rope = Rope { theta, scaling: scaling(reader, find("rope_freqs.weight"), max_position_embeddings) };
-    let mut attention_scale = 1.0 / (head_dim as f32).sqrt();
     let (mut sliding_window, mut layer_types) = (None, vec![LayerType::FullAttention; layers.min(MAX_LAYERS)]);
     let mut rope_local = None;
     if gemma {
-        // Gemma 3 27B is the one size whose scale is not that of its heads; the metadata does not say so.
-        if layers == 62 {
-            attention_scale = 1.0 / (hidden_size as f32 / heads as f32).sqrt();
-        }
         let none = reader.metadata.u64(&reader.key("attention.sliding_window")) == Ok(Some(0));
         sliding_window = if none { None } else { reader.size("attention.sliding_window") };
         if sliding_window.is_some() {
@@ -153,7 +148,7 @@ fn config(reader: &mut Reader, model_type: &str, tensors: &[Tensor]) -> ModelCon
     }
     let bos_token_id = reader.token("tokenizer.ggml.bos_token_id");
     let pad_token_id = reader.token("tokenizer.ggml.padding_token_id");
-    ModelConfig {
+    let mut config = ModelConfig {
         model_type: model_type.into(),
         architectures: vec![crate::config::architecture(model_type).unwrap_or_default().into()],
         vocab_size,
@@ -174,12 +169,26 @@ fn config(reader: &mut Reader, model_type: &str, tensors: &[Tensor]) -> ModelCon
         rope_local,
         sliding_window,
         layer_types,
-        attention_scale,
+        attention_scale: 1.0 / (head_dim as f32).sqrt(),
         final_logit_softcapping: reader.positive("final_logit_softcapping"),
         bos_token_id,
         eos_token_id: ends(reader),
         pad_token_id,
+    };
+    if gemma {
+        config.attention_scale = gemma3_scale(&config);
     }
+    config
+}
+
+/// The factor on Gemma 3's attention scores, which its metadata does not hold: that of the heads' width, but for the 27B
+/// model, which is known by its layers.
+pub(super) fn gemma3_scale(config: &ModelConfig) -> f32 {
+    let width = match config.num_hidden_layers {
+        62 => config.hidden_size as f32 / config.num_attention_heads as f32,
+        _ => config.head_dim as f32,
+    };
+    1.0 / width.sqrt()
 }
 
 /// How rope is stretched: by a tensor of divisors, or as the metadata says.

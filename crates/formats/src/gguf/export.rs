@@ -11,7 +11,7 @@ use ounce_spec::{
 use super::{import, metadata::*, names, permute, write_file};
 use crate::{
     TensorData,
-    config::llama3_factors,
+    config::{alternating, llama3_factors},
     save::{BytesOf, Info, WriteError},
 };
 
@@ -21,6 +21,8 @@ pub struct Export {
     pub metadata: Metadata,
     config: ModelConfig,
     planned: Vec<Planned>,
+    /// What the file cannot say of the model, though it stays usable; one sentence each, for the user.
+    pub losses: Vec<String>,
     /// `rope_freqs.weight`, where the model stretches rope by divisors.
     divisors: Option<Vec<f32>>,
 }
@@ -67,9 +69,8 @@ pub fn export(
         planned.push(Planned { source: info.clone(), stored: Info { name, dtype, shape: info.shape.clone() } });
     }
     let divisors = divisors(config);
-    if config.rope_local.as_ref().is_some_and(|local| local.scaling != RopeScaling::None) {
-        problems.push("gguf cannot say that the rope of sliding layers is scaled".into());
-    }
+    let (losses, more) = unsaid(config);
+    problems.extend(more);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -87,7 +88,7 @@ pub fn export(
     recommend(&mut metadata, generation);
     metadata.set("general.quantization_version", 2u32);
     metadata.set("general.file_type", file_type(&planned));
-    Ok(Export { metadata, config: config.clone(), planned, divisors })
+    Ok(Export { metadata, config: config.clone(), planned, losses, divisors })
 }
 
 impl Export {
@@ -136,6 +137,38 @@ impl Export {
     }
 }
 
+/// What GGUF has no key for: losses that only matter beyond a window, and problems that would change every answer.
+fn unsaid(config: &ModelConfig) -> (Vec<String>, Vec<String>) {
+    let (mut losses, mut problems) = (vec![], vec![]);
+    if config.model_type == "gemma3_text" {
+        if config.rope_local.as_ref().is_some_and(|local| local.scaling != RopeScaling::None) {
+            problems.push("gguf cannot say that the rope of sliding layers is scaled".into());
+        }
+        let (scale, implied) = (config.attention_scale, super::config::gemma3_scale(config));
+        if (scale - implied).abs() > 1e-6 * implied {
+            problems.push(format!("gguf cannot say that attention scores are scaled by {scale} and not {implied}"));
+        }
+        if period(config).is_none() {
+            problems.push("gguf cannot say which layers slide: they follow no period".into());
+        }
+    } else if let Some(window) = config.sliding_window.filter(|_| slides(config)) {
+        let kind = &config.model_type;
+        losses.push(format!("gguf has no sliding window for {kind}: beyond {window} tokens its answers will differ"));
+    }
+    (losses, problems)
+}
+
+fn slides(config: &ModelConfig) -> bool {
+    config.layer_types.contains(&LayerType::SlidingAttention)
+}
+
+/// The period with which full attention recurs among sliding layers.
+fn period(config: &ModelConfig) -> Option<usize> {
+    let layers = config.layer_types.len();
+    let candidates = std::iter::once(6).chain(1..=layers + 1);
+    candidates.into_iter().find(|&period| alternating(layers, period) == config.layer_types)
+}
+
 /// Divisors of rope's frequencies, for the scalings that GGUF holds as a tensor.
 fn divisors(config: &ModelConfig) -> Option<Vec<f32>> {
     match &config.rope.scaling {
@@ -172,8 +205,11 @@ fn describe(metadata: &mut Metadata, architecture: &str, config: &ModelConfig) {
     size("attention.key_length", config.head_dim);
     size("attention.value_length", config.head_dim);
     size("rope.dimension_count", config.head_dim);
-    if let Some(window) = config.sliding_window.filter(|_| config.layer_types.contains(&LayerType::SlidingAttention)) {
+    if let Some(window) = config.sliding_window.filter(|_| config.model_type == "gemma3_text" && slides(config)) {
         size("attention.sliding_window", window);
+        if let Some(period) = period(config).filter(|period| *period != 6) {
+            size("attention.sliding_window_pattern", period);
+        }
     }
     metadata.set(format!("{architecture}.attention.layer_norm_rms_epsilon"), config.norm_eps);
     metadata.set(format!("{architecture}.rope.freq_base"), config.rope.theta);
