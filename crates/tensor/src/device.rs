@@ -55,6 +55,13 @@ impl Counter {
     }
 }
 
+/// What a dry run of some work found: the real code's peak of memory and its work.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rehearsal {
+    pub memory: MemoryUse,
+    pub counter: Counter,
+}
+
 /// A place to run ops. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum Device {

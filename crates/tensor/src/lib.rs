@@ -22,7 +22,7 @@ mod weight;
 #[cfg(test)]
 mod conformance;
 
-pub use device::{Cost, Counter, Device, Kernel};
+pub use device::{Cost, Counter, Device, Kernel, Rehearsal};
 pub use graph::{Graph, Mode, Random, Var};
 pub use ops::rope::RopeTable;
 pub use memory::{Arena, MemoryUse, Purpose};

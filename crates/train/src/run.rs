@@ -199,7 +199,9 @@ impl Run<'_> {
     }
 
     fn save(
-        &self, progress: &mut Progress, reporter: &mut Reporter,
+        &self,
+        progress: &mut Progress,
+        reporter: &mut Reporter,
         say: &mut dyn FnMut(Event, &mut Reporter) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
         progress.log_bytes = reporter.sync()?;

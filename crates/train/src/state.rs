@@ -38,7 +38,9 @@ pub struct Progress {
 pub enum StateError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    #[error("{path}: the recipe or the data has changed since this checkpoint was made; start a new run, or restore them")]
+    #[error(
+        "{path}: the recipe or the data has changed since this checkpoint was made; start a new run, or restore them"
+    )]
     OtherRecipe { path: String },
     #[error("{path} does not fit this run: {}", problems.join("; "))]
     Mismatch { path: String, problems: Vec<String> },
@@ -50,7 +52,12 @@ pub enum StateError {
 
 /// Writes a checkpoint of the run as it stands.
 pub fn save(
-    vfs: &dyn Vfs, dir: &Path, recipe_hash: &str, trainer: &Trainer, progress: &Progress, keep: usize,
+    vfs: &dyn Vfs,
+    dir: &Path,
+    recipe_hash: &str,
+    trainer: &Trainer,
+    progress: &Progress,
+    keep: usize,
 ) -> Result<Saved, CheckpointError> {
     let (params, optimizer) = (params(trainer), optimizer(trainer));
     let snapshot = Snapshot {
@@ -68,7 +75,11 @@ pub fn save(
 
 /// Puts the newest usable checkpoint back; `None` if there is none. Also returns what was passed over.
 pub fn restore(
-    vfs: &dyn Vfs, dir: &Path, recipe_hash: &str, trainer: &mut Trainer, batches: &mut Batches,
+    vfs: &dyn Vfs,
+    dir: &Path,
+    recipe_hash: &str,
+    trainer: &mut Trainer,
+    batches: &mut Batches,
 ) -> Result<Option<(Progress, Vec<String>)>, StateError> {
     let Some(loaded) = checkpoint::load_latest(vfs, dir)? else { return Ok(None) };
     let path = loaded.path.display().to_string();

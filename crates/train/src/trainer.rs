@@ -9,7 +9,8 @@ use ounce_data::Batch;
 use ounce_model::{Model, Training};
 use ounce_optim::{Optimizer, State, StepContext, clip};
 use ounce_tensor::{
-    Accumulate, Cost, Device, Elem, Loss, MemoryUse, ParamId, Policy, Purpose, Random, Rows, Stage, Tensor, Weight,
+    Accumulate, Cost, Device, Elem, Loss, MemoryUse, ParamId, Policy, Purpose, Random, Rehearsal, Rows, Stage, Tensor,
+    Weight,
 };
 
 /// A model in training.
@@ -51,21 +52,19 @@ pub struct NonFinite {
 impl Trainer {
     /// `keep`: for each block, whether its activations are kept (or recomputed). Blocks beyond its end are kept.
     pub fn new(
-        device: &Device, model: Model, trained: Vec<ParamId>, optimizer: Box<dyn Optimizer>, elem: Elem, keep: &[bool],
+        device: &Device,
+        model: Model,
+        trained: Vec<ParamId>,
+        optimizer: Box<dyn Optimizer>,
+        elem: Elem,
+        keep: &[bool],
         seed: u64,
     ) -> Trainer {
         let mut wanted = vec![false; model.params.len()];
         for p in &trained {
             wanted[p.0 as usize] = true;
         }
-        let policy = |block: usize| match keep.get(block) {
-            Some(false) => Policy::Recompute,
-            _ => Policy::Keep,
-        };
-        // The embedding has nothing to recompute, and the head is walked back at once.
-        let mut policies = vec![Policy::Keep];
-        policies.extend((0..model.family.blocks()).map(policy));
-        policies.push(Policy::Keep);
+        let policies = policies(model.family.blocks(), keep);
         let sink = Accumulate::new(device, &model.params, &trained);
         let elements = |p: &ParamId| {
             let (n, k) = model.params.weight(*p).shape();
@@ -79,10 +78,39 @@ impl Trainer {
         Trainer { device, model, trained, states, optimizer, sink, wanted, policies, elem, seed }
     }
 
+    /// Chooses again which blocks keep their activations.
+    pub fn set_keep(&mut self, keep: &[bool]) {
+        self.policies = policies(self.model.family.blocks(), keep);
+    }
+
+    /// Runs steps over batches like these without an update, and counts. On the dry device this costs next to nothing. The
+    /// peak is that of the worst batch, the work that of all together.
+    pub fn rehearse(&mut self, batches: &[Batch]) -> Rehearsal {
+        self.device.arena().trim();
+        self.device.arena().reset_peak();
+        self.device.take_counter();
+        for batch in batches {
+            self.sink.clear(&self.device);
+            self.accumulate(batch, batch.loss_tokens(), 1, 0);
+            self.trained.iter().for_each(|&p| {
+                self.gradient_sum_squares(p);
+            });
+            if self.device.is_dry() {
+                self.update(&StepContext { step: 1, lr: 0.0, grad_scale: 0.0 });
+            }
+        }
+        Rehearsal { memory: self.device.memory(), counter: self.device.take_counter() }
+    }
+
     /// One step over `batches` (more than one: gradient accumulation; their tokens are weighted alike). `step` counts from 1;
     /// `first_row` is the number of tokens that all earlier steps of the run saw.
     pub fn step(
-        &mut self, batches: &[Batch], step: usize, first_row: u64, lr: f64, max_grad_norm: f32,
+        &mut self,
+        batches: &[Batch],
+        step: usize,
+        first_row: u64,
+        lr: f64,
+        max_grad_norm: f32,
     ) -> Result<StepResult, NonFinite> {
         let tokens = batches.iter().map(Batch::tokens).sum();
         let loss_tokens: usize = batches.iter().map(Batch::loss_tokens).sum();
@@ -175,14 +203,27 @@ impl Trainer {
     fn update(&mut self, at: &StepContext) {
         for (i, &p) in self.trained.iter().enumerate() {
             let grad = self.sink.grad(p).expect("trained");
-            let cost = Cost::elementwise(grad.len(), 8 + 2 * self.optimizer.state_bytes(grad.len()) / grad.len().max(1));
-            let Weight::Dense(param) = &mut self.model.params[p].weight else { unreachable!("trained parameters are dense") };
+            let cost =
+                Cost::elementwise(grad.len(), 8 + 2 * self.optimizer.state_bytes(grad.len()) / grad.len().max(1));
+            let Weight::Dense(param) = &mut self.model.params[p].weight else {
+                unreachable!("trained parameters are dense")
+            };
             let (optimizer, state) = (&self.optimizer, self.states.get_mut(i));
             self.device.run(cost, |cpu| {
                 optimizer.step(cpu, param.f32_mut(), grad.f32(), state.expect("a state for each parameter"), at)
             });
         }
     }
+}
+
+fn policies(blocks: usize, keep: &[bool]) -> Vec<Policy> {
+    let policy = |block: usize| match keep.get(block) {
+        Some(false) => Policy::Recompute,
+        _ => Policy::Keep,
+    };
+    // The embedding has nothing to recompute, and the head is walked back at once.
+    let ends = std::iter::once(Policy::Keep);
+    ends.clone().chain((0..blocks).map(policy)).chain(ends).collect()
 }
 
 /// A batch for the model: the loss is the mean over `loss_tokens` tokens.
