@@ -173,6 +173,16 @@ fn gguf_bytes() {
     });
 }
 
+/// Llama's queries are moved by whole rows; a quantised vector in their place has none.
+#[test]
+fn queries_that_cannot_be_cut_into_rows_are_refused() {
+    let mut file = gguf::parse(&Bytes::copy_of(&tiny_gguf("llama"))).unwrap();
+    let query = file.tensors.iter_mut().find(|tensor| tensor.name == "blk.0.attn_q.weight").unwrap();
+    (query.shape, query.bytes) = (vec![32], query.bytes.slice(0..18));
+    let problems = gguf::read_model(&file).unwrap_err().join("\n");
+    assert!(problems.contains("cannot be cut into rows"), "{problems}");
+}
+
 /// Every prefix of a valid file is refused, but for those that lack only the padding at the end.
 #[test]
 fn gguf_prefixes() {

@@ -97,7 +97,7 @@ fn common(fields: &mut Fields, model_type: &str) -> ModelConfig {
     let num_attention_heads = fields.needed("num_attention_heads");
     let num_hidden_layers = fields.needed("num_hidden_layers");
     let head_dim = fields.size("head_dim").unwrap_or_else(|| {
-        if hidden_size % num_attention_heads != 0 {
+        if !hidden_size.is_multiple_of(num_attention_heads) {
             fields.problems.push(format!(
                 "hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads} and \
                  head_dim is missing"
@@ -262,7 +262,7 @@ fn gpt2(fields: &mut Fields) -> ModelConfig {
     let hidden_size = fields.size("n_embd").unwrap_or(768);
     let layers = fields.size("n_layer").unwrap_or(12);
     let heads = fields.size("n_head").unwrap_or(12);
-    if hidden_size % heads != 0 {
+    if !hidden_size.is_multiple_of(heads) {
         fields.problems.push(format!("n_embd {hidden_size} is not a multiple of n_head {heads}"));
     }
     let mut config = base(fields, "gpt2", hidden_size, layers, heads, heads, hidden_size / heads);

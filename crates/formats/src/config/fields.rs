@@ -85,7 +85,7 @@ impl<'a> Fields<'a> {
     }
 
     pub fn token(&mut self, key: &str) -> Option<u32> {
-        self.typed(key, "a token id", |value| token_id(value))
+        self.typed(key, "a token id", token_id)
     }
 
     /// One token id or a list of them; absent is none.

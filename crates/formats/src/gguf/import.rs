@@ -50,8 +50,12 @@ fn restore(config: &ModelConfig, tensor: &Tensor) -> Result<TensorData, String> 
     let mut data = TensorData { dtype: tensor.dtype, shape: tensor.shape.clone(), bytes: tensor.bytes.clone() };
     if is_permuted(config, &tensor.name) {
         let rows = data.shape[0];
-        if rows % config.head_dim != 0 {
+        if !rows.is_multiple_of(config.head_dim) {
             return Err(format!("{rows} rows are not whole heads of {}", config.head_dim));
+        }
+        // The rows of a quantised vector are single elements, which cannot be moved.
+        if !data.bytes.len().is_multiple_of(rows) {
+            return Err(format!("{:?} of type {} cannot be cut into rows", data.shape, data.dtype.name()));
         }
         data.bytes = permute::to_halves(&data.bytes, rows, config.head_dim);
     }
