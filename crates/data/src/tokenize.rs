@@ -191,7 +191,9 @@ pub(crate) fn encode(
             let (ids, offsets) = encoder.encode(&text)?;
             let answers = spans.get(*given_answers..).unwrap_or_default();
             let (mut loss, straddling) = mask(&offsets, answers);
-            if !loss_on_answers {
+            if loss_on_answers {
+                stop_at_end(&ids, &mut loss, encoder.ends());
+            } else {
                 loss = vec![true; ids.len()];
             }
             Ok(Encoded { ids, offsets, loss, text, straddling })
@@ -269,6 +271,18 @@ fn mask(offsets: &[Range<usize>], spans: &[Range<usize>]) -> (Vec<bool>, bool) {
         })
         .collect();
     (loss, straddling)
+}
+
+/// Takes the loss from what follows the last end-of-turn token of each answer: generation stops there.
+fn stop_at_end(ids: &[u32], loss: &mut [bool], ends: &[u32]) {
+    let mut i = 0;
+    while i < loss.len() {
+        let end = i + loss[i..].iter().take_while(|&&l| l).count();
+        if let Some(last) = ids[i..end].iter().rposition(|id| ends.contains(id)) {
+            loss[i + last + 1..end].fill(false);
+        }
+        i = end + 1;
+    }
 }
 
 /// Cuts a document where tokens end anyway: at an empty line, else at a line, else at a space.

@@ -154,10 +154,7 @@ fn parquet_rows_with_nested_messages_are_read() {
     writer.close().unwrap();
     let data = auto(path.to_str().unwrap());
     assert_eq!(data.examples.len(), 2);
-    assert_eq!(
-        *chat(&data, 1),
-        json!([{"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"}])
-    );
+    assert_eq!(*chat(&data, 1), json!([{"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"}]));
 }
 
 #[test]
@@ -195,7 +192,10 @@ fn every_bad_row_is_listed_with_its_line_and_reason() {
 fn faults_of_whole_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(bad(&file(&dir, "u.jsonl", b"\xff\xfe{\0"), "auto")[0].1, "the file is UTF-16; save it as UTF-8");
-    assert_eq!(bad(&file(&dir, "u.txt", b"ab\ncd\xe9"), "auto"), [(2, "not UTF-8: byte 0xe9 at column 3; save the file as UTF-8".into())]);
+    assert_eq!(
+        bad(&file(&dir, "u.txt", b"ab\ncd\xe9"), "auto"),
+        [(2, "not UTF-8: byte 0xe9 at column 3; save the file as UTF-8".into())]
+    );
     let long = format!("{{\"text\": \"{}\"}}\n{{\"text\": \"b\"}}\n", "a".repeat(16 << 20));
     assert!(bad(&file(&dir, "l.jsonl", long), "auto")[0].1.starts_with("the line has 16777"));
     let csv = bad(&file(&dir, "a.csv", "prompt,completion\n1,2\n1\n3,4,5\n"), "auto");

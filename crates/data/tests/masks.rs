@@ -49,7 +49,8 @@ fn answers_given_in_the_prompt_bear_no_loss() {
 #[test]
 fn completions_bear_loss_with_their_end() {
     let encoder = Words { bos: Some(9), eos: Some(EOS) };
-    let (tokens, report) = run(r#"{"prompt": "2 + 2 =", "completion": " 4"}"#, &encoder, &DataRecipe::default()).unwrap();
+    let (tokens, report) =
+        run(r#"{"prompt": "2 + 2 =", "completion": " 4"}"#, &encoder, &DataRecipe::default()).unwrap();
     assert_eq!((tokens[0].ids[0], tokens[0].ids.last()), (9, Some(&EOS)));
     // bos, 2, " ", +, " 2", " ", =, " 4", eos
     assert_eq!(tokens[0].loss, [false, false, false, false, false, false, false, true, true]);
@@ -81,7 +82,10 @@ fn long_examples_are_dropped_cut_or_refused() {
     assert_eq!(tokens[1].ids.len(), 8);
     match run(&rows, &words(), &recipe(TooLong::Error)) {
         Err(DataError::TooLong { max_length: 8, bad }) => {
-            assert_eq!(bad.iter().map(|b| (b.line, b.reason.as_str())).collect::<Vec<_>>(), [(2, "9 tokens"), (3, "11 tokens")]);
+            assert_eq!(
+                bad.iter().map(|b| (b.line, b.reason.as_str())).collect::<Vec<_>>(),
+                [(2, "9 tokens"), (3, "11 tokens")]
+            );
         }
         other => panic!("{other:?}"),
     }

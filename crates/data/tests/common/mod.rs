@@ -54,9 +54,12 @@ impl TextEncoder for Words {
     fn eos(&self) -> Option<u32> {
         self.eos
     }
+    fn ends(&self) -> &[u32] {
+        &[1, EOS]
+    }
 }
 
-/// `<|im_start|>role\ncontent<|im_end|>\n`; an answer is the content and the end-of-turn token.
+/// `<|im_start|>role\ncontent<|im_end|>\n`; as in `formats`, a span is all that the template writes for a turn.
 pub struct ChatMl;
 
 impl Renderer for ChatMl {
@@ -73,11 +76,10 @@ impl Renderer for ChatMl {
             if let Some(calls) = message.get("tool_calls") {
                 text += &calls.to_string();
             }
-            text += "<|im_end|>";
+            text += "<|im_end|>\n";
             if role == "assistant" {
                 spans.push(start..text.len());
             }
-            text += "\n";
         }
         Ok((text, spans))
     }
