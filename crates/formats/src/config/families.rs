@@ -81,6 +81,10 @@ pub(crate) fn check(config: &ModelConfig) -> Vec<String> {
     if heads.checked_mul(head_dim).is_none_or(|width| width > super::MAX_SIZE) {
         problems.push(format!("num_attention_heads {heads} times head_dim {head_dim} is too large"));
     }
+    // The one size that is computed: gpt2's default is four times the width.
+    if config.intermediate_size > super::MAX_SIZE {
+        problems.push(format!("intermediate_size {} is too large", config.intermediate_size));
+    }
     if config.layer_types.len() != config.num_hidden_layers {
         let (types, layers) = (config.layer_types.len(), config.num_hidden_layers);
         problems.push(format!("layer_types has {types} entries for {layers} layers"));
