@@ -11,6 +11,7 @@ import json
 import random
 import sys
 
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 MODELS = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
@@ -70,6 +71,11 @@ def main(folder, out):
     data = {"texts": texts()}
     for name, file in MODELS.items():
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+        if name == "smollm2":
+            # transformers' GGUF reader leaves out what tokenizer.ggml.pre says: SmolLM's tokenizer.json cuts digits first.
+            words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            digits = pre_tokenizers.Digits(individual_digits=True)
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
         encode = lambda text, special: tokenizer.encode(text, add_special_tokens=special)
         data[name] = [[digest(encode(text, False)), digest(encode(text, True))] for text in data["texts"]]
     with open(out, "w", encoding="utf-8") as f:
