@@ -234,7 +234,7 @@ impl Spin {
     fn again(&mut self) -> bool {
         self.turns += 1;
         std::hint::spin_loop();
-        self.turns % 32 != 0 || self.since.get_or_insert_with(Instant::now).elapsed() < SPIN
+        !self.turns.is_multiple_of(32) || self.since.get_or_insert_with(Instant::now).elapsed() < SPIN
     }
 }
 

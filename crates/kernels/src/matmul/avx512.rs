@@ -34,6 +34,20 @@ pub(super) static F32: Kernel =
 pub(super) static BF16: Kernel =
     Kernel { nr: NR, pairs: true, lines: by_rows!(bf16_tile, false), across: by_rows!(bf16_tile, true) };
 
+/// `body` for each row below `R`, written out: the compiler does not unroll loops over more than nine rows of registers
+/// and keeps the sums in memory, at 2.5 cycles a product instead of one.
+macro_rules! each_row {
+    ($rows:ident, $r:ident, $body:block) => {
+        each_row!(@ $rows, $r, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $rows:ident, $r:ident, $body:block, $($i:literal)*) => {
+        $(if $i < $rows {
+            let $r: usize = $i;
+            $body
+        })*
+    };
+}
+
 /// A micro-kernel: the two types differ in the product and in how sums are rounded to bf16.
 macro_rules! micro_kernel {
     ($name:ident, $features:literal, $fma:ident, $round:ident) => {
@@ -41,7 +55,7 @@ macro_rules! micro_kernel {
         /// The processor has the features; `t` describes valid memory for `R` rows.
         #[target_feature(enable = $features)]
         unsafe fn $name<const R: usize, const ACROSS: bool>(t: &Tile) {
-            let mut acc = [[_mm512_setzero_ps(); 2]; R];
+            let mut acc = [[_mm512_setzero_ps(); 2]; MR];
             let (mut a, mut b) = (t.a.cast::<f32>(), t.b.cast::<f32>());
             let mut left = t.steps;
             // SAFETY: the panels hold `steps` steps of `MR` and `NR` units.
@@ -50,11 +64,11 @@ macro_rules! micro_kernel {
                     let steps = left.min(LINE);
                     for step in 0..steps {
                         let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
-                        for r in 0..R {
+                        each_row!(R, r, {
                             let x = _mm512_set1_ps(*a.add(if ACROSS { step * MR + r } else { r * LINE + step }));
                             acc[r][0] = $fma(acc[r][0], x, b0);
                             acc[r][1] = $fma(acc[r][1], x, b1);
-                        }
+                        });
                         b = b.add(NR);
                     }
                     a = a.add(LINE * MR);
@@ -62,7 +76,7 @@ macro_rules! micro_kernel {
                 }
             }
             let masks = [mask(t.cols), mask(t.cols.saturating_sub(16))];
-            for r in 0..R {
+            each_row!(R, r, {
                 for half in 0..2 {
                     let (mut v, mask) = (acc[r][half], masks[half]);
                     // SAFETY: `init` and `out` hold `R` rows of `cols` elements; the mask keeps to them.
@@ -83,7 +97,7 @@ macro_rules! micro_kernel {
                         }
                     }
                 }
-            }
+            });
         }
     };
 }
