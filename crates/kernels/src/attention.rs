@@ -2,6 +2,7 @@
 //! grouped queries, causal or bidirectional, sliding window.
 
 mod backward;
+mod decode;
 mod forward;
 mod mask;
 mod pack;
@@ -92,7 +93,8 @@ impl Cpu {
         one_type!(q, E => {
             let (out, q) = (E::output(out, "attention"), E::input(q, "attention"));
             let (k, v) = (E::input(k, "attention"), E::input(v, "attention"));
-            forward::forward(self, out, lse, q, k, v, spans, shape, |_| true)
+            decode::forward(self, out, lse, q, k, v, spans, shape);
+            forward::forward(self, out, lse, q, k, v, spans, shape, |span| !decode::takes(span, shape))
         })
     }
 

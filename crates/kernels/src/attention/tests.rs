@@ -182,7 +182,7 @@ fn attention_agrees_with_f64_on_every_table() {
             let want = [case.forward(&case.q, &case.k, &case.v), lse, dq, dk, dv];
             // f32: scores are sums of d products and outputs sums of n <= 1500 of them, each off by half a unit of 2^-24 per
             // term at worst, in practice by its root; exponentials add two units. bf16: inputs are exact; probabilities
-            // and results are rounded to 2^-9 each, and dS cancels (dP - base), which doubles that.
+            // and results are rounded to 2^-8 each at worst, and so is dS.
             let bound = if half { 3.0 / 256.0 } else { 2e-5 };
             for isa in Isa::available() {
                 let one = run(&Cpu::with_isa(1, isa), &case, half);

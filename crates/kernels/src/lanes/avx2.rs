@@ -160,4 +160,20 @@ impl Simd for Avx2 {
             )
         }
     }
+    #[inline(always)]
+    fn sum_each(self, v: [V; L]) -> V {
+        // SAFETY: see `splat`.
+        unsafe {
+            let eight = |v: &[V]| {
+                let half = |i: usize| _mm256_add_ps(v[i].0, v[i].1);
+                let four = |i: usize| {
+                    let (a, b) = (_mm256_hadd_ps(half(i), half(i + 1)), _mm256_hadd_ps(half(i + 2), half(i + 3)));
+                    _mm256_hadd_ps(a, b)
+                };
+                let (a, b) = (four(0), four(4));
+                _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
+            };
+            (eight(&v[..8]), eight(&v[8..]))
+        }
+    }
 }

@@ -9,8 +9,6 @@ pub(crate) trait Elem: Copy + Default + Send + Sync + 'static {
     fn load<S: Simd>(s: S, x: &[Self; L]) -> S::V;
     fn store<S: Simd>(s: S, out: &mut [Self; L], v: S::V);
     fn to_f32(self) -> f32;
-    /// Rounds to nearest, ties to even.
-    fn from_f32(x: f32) -> Self;
     /// The slice inside `x`, which must hold this type. `kernel` is for the message.
     fn input<'a>(x: In<'a>, kernel: &str) -> &'a [Self];
     fn output<'a>(x: Out<'a>, kernel: &str) -> &'a mut [Self];
@@ -45,10 +43,6 @@ impl Elem for f32 {
     fn to_f32(self) -> f32 {
         self
     }
-    #[inline(always)]
-    fn from_f32(x: f32) -> f32 {
-        x
-    }
     fn input<'a>(x: In<'a>, kernel: &str) -> &'a [f32] {
         match x {
             In::F32(x) => x,
@@ -76,10 +70,6 @@ impl Elem for bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits((self.to_bits() as u32) << 16)
-    }
-    #[inline(always)]
-    fn from_f32(x: f32) -> bf16 {
-        bf16::from_f32(x)
     }
     fn input<'a>(x: In<'a>, kernel: &str) -> &'a [bf16] {
         match x {

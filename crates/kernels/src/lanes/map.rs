@@ -20,7 +20,11 @@ pub(crate) fn map1<S: Simd, O: Elem, A: Elem>(s: S, out: &mut [O], a: &[A], f: i
 /// `out[i] = f(a[i], b[i])`.
 #[inline(always)]
 pub(crate) fn map2<S: Simd, O: Elem, A: Elem, B: Elem>(
-    s: S, out: &mut [O], a: &[A], b: &[B], f: impl Fn(S::V, S::V) -> S::V,
+    s: S,
+    out: &mut [O],
+    a: &[A],
+    b: &[B],
+    f: impl Fn(S::V, S::V) -> S::V,
 ) {
     assert_eq!((out.len(), out.len()), (a.len(), b.len()));
     let (ob, ot) = out.as_chunks_mut::<L>();
@@ -37,7 +41,12 @@ pub(crate) fn map2<S: Simd, O: Elem, A: Elem, B: Elem>(
 /// `out[i] = f(out[i], a[i], b[i])`, if `keep`; else `f(0, a[i], b[i])` without reading `out`.
 #[inline(always)]
 pub(crate) fn map3<S: Simd, O: Elem, A: Elem, B: Elem>(
-    s: S, out: &mut [O], a: &[A], b: &[B], keep: bool, f: impl Fn(S::V, S::V, S::V) -> S::V,
+    s: S,
+    out: &mut [O],
+    a: &[A],
+    b: &[B],
+    keep: bool,
+    f: impl Fn(S::V, S::V, S::V) -> S::V,
 ) {
     assert_eq!((out.len(), out.len()), (a.len(), b.len()));
     let (ob, ot) = out.as_chunks_mut::<L>();
@@ -56,7 +65,13 @@ pub(crate) fn map3<S: Simd, O: Elem, A: Elem, B: Elem>(
 /// `(p[i], q[i]) = f(a[i], b[i], c[i])`, all of one type.
 #[inline(always)]
 pub(crate) fn map3to2<S: Simd, E: Elem>(
-    s: S, p: &mut [E], q: &mut [E], a: &[E], b: &[E], c: &[E], f: impl Fn(S::V, S::V, S::V) -> (S::V, S::V),
+    s: S,
+    p: &mut [E],
+    q: &mut [E],
+    a: &[E],
+    b: &[E],
+    c: &[E],
+    f: impl Fn(S::V, S::V, S::V) -> (S::V, S::V),
 ) {
     let n = p.len();
     assert_eq!((n, n, n, n), (q.len(), a.len(), b.len(), c.len()));
@@ -101,9 +116,7 @@ pub(crate) fn sum1<S: Simd, A: Elem>(s: S, a: &[A], f: impl Fn(S::V, S::V) -> S:
 
 /// `Σ f(a[i], b[i])` as an update of the sums: `f(acc, a, b)` with `f(acc, 0, 0) = acc`.
 #[inline(always)]
-pub(crate) fn sum2<S: Simd, A: Elem, B: Elem>(
-    s: S, a: &[A], b: &[B], f: impl Fn(S::V, S::V, S::V) -> S::V,
-) -> f32 {
+pub(crate) fn sum2<S: Simd, A: Elem, B: Elem>(s: S, a: &[A], b: &[B], f: impl Fn(S::V, S::V, S::V) -> S::V) -> f32 {
     assert_eq!(a.len(), b.len());
     let mut acc = [s.splat(0.0); 2];
     let (twos, rest) = a.as_chunks::<{ 2 * L }>();

@@ -74,4 +74,67 @@ pub(crate) fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
 const EXP2: [f32; 7] = [1.5353359e-4, 1.3398875e-3, 9.618437e-3, 5.5503324e-2, 2.4022648e-1, 6.931472e-1, 1.0];
 const EXP: [f32; 7] = [1.3814463e-3, 8.368781e-3, 4.1668393e-2, 1.666652e-1, 4.9999994e-1, 1.0, 1.0];
 const TANH: [f32; 5] = [-5.7170256e-3, 2.065057e-2, -5.3743493e-2, 1.3331491e-1, -3.3333284e-1];
-const MILLS: [f32; 9] = [-5.706227e-2, 3.24852e-1, -6.8000495e-1, 5.488503e-1, -1.337901e-1, 3.0058807e-1, 2.8178945e-1, 3.3482325e-1, 3.3326846e-1];
+const MILLS: [f32; 9] = [
+    -5.706227e-2,
+    3.24852e-1,
+    -6.8000495e-1,
+    5.488503e-1,
+    -1.337901e-1,
+    3.0058807e-1,
+    2.8178945e-1,
+    3.3482325e-1,
+    3.3326846e-1,
+];
+
+#[cfg(test)]
+mod tests {
+    use crate::Isa;
+    use crate::lanes::{map1, simd_fn};
+
+    simd_fn! { fn exp2(s, out: &mut [f32], x: &[f32]) { map1(s, out, x, #[inline(always)] |x| super::exp2(s, x)); } }
+    simd_fn! { fn exp(s, out: &mut [f32], x: &[f32]) { map1(s, out, x, #[inline(always)] |x| super::exp(s, x)); } }
+    simd_fn! { fn sigmoid(s, out: &mut [f32], x: &[f32]) { map1(s, out, x, #[inline(always)] |x| super::sigmoid(s, x)); } }
+    simd_fn! { fn tanh(s, out: &mut [f32], x: &[f32]) { map1(s, out, x, #[inline(always)] |x| super::tanh(s, x)); } }
+
+    /// Largest error in units in the last place of the f32 result, over a dense grid of normal results.
+    fn ulps(f: impl Fn(Isa, &mut [f32], &[f32]), exact: impl Fn(f64) -> f64, from: f32, to: f32, isa: Isa) -> f64 {
+        let n = 200_000;
+        let x: Vec<f32> = (0..n).map(|i| from + (to - from) * (i as f32 / n as f32)).collect();
+        let mut y = vec![0.0; n];
+        f(isa, &mut y, &x);
+        x.iter().zip(&y).fold(0.0, |worst: f64, (x, y)| {
+            let want = exact(*x as f64);
+            let unit = (want as f32).abs().max(f32::MIN_POSITIVE);
+            let unit = (f32::from_bits(unit.to_bits() + 1) - unit) as f64;
+            worst.max((*y as f64 - want).abs() / unit)
+        })
+    }
+
+    #[test]
+    fn elementary_functions_are_accurate() {
+        for isa in Isa::available() {
+            let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());
+            for (name, e, bound) in [
+                ("exp2", ulps(exp2, f64::exp2, -126.0, 1.0, isa), 1.5),
+                ("exp", ulps(exp, f64::exp, -87.0, 88.0, isa), 1.5),
+                ("sigmoid", ulps(sigmoid, logistic, -80.0, 30.0, isa), 2.5),
+                ("tanh", ulps(tanh, f64::tanh, -10.0, 10.0, isa), 3.5),
+            ] {
+                assert!(e <= bound, "{name}: {e:.2} units in the last place on {isa:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn exponentials_have_limits() {
+        for isa in Isa::available() {
+            let x = [f32::NEG_INFINITY, -1e30, -104.5, 0.0, 89.0, 1e30, f32::INFINITY, f32::NAN];
+            let mut y = [9.0; 8];
+            exp(isa, &mut y, &x);
+            assert_eq!(y[..7], [0.0, 0.0, 0.0, 1.0, f32::INFINITY, f32::INFINITY, f32::INFINITY], "{isa:?}");
+            assert!(y[7].is_nan());
+            exp2(isa, &mut y[..2], &[f32::NEG_INFINITY, -151.0]);
+            assert_eq!(y[..2], [0.0, 0.0]);
+        }
+    }
+}

@@ -74,6 +74,16 @@ pub(crate) trait Simd: Copy {
         x[0]
     }
 
+    /// Lane `i` is the sum of the lanes of `v[i]`.
+    #[inline(always)]
+    fn sum_each(self, v: [Self::V; L]) -> Self::V {
+        let mut sums = [0.0; L];
+        for i in 0..L {
+            sums[i] = self.sum(v[i]);
+        }
+        self.load(&sums)
+    }
+
     /// The largest lane.
     #[inline(always)]
     fn max_lane(self, v: Self::V) -> f32 {
