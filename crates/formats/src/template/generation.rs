@@ -15,7 +15,7 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
     while let Some(open) = rest.find("{%") {
         let (before, tag) = rest.split_at(open);
         out += before;
-        let Some(close) = tag.find("%}") else {
+        let Some(close) = tag[2..].find("%}").map(|at| at + 2) else {
             rest = tag;
             break;
         };

@@ -28,6 +28,19 @@ pub(super) fn to_template(json: &Json) -> Value {
     }
 }
 
+/// Names under which messages carry the assistant's thoughts.
+const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// A message as the template engine sees it. As in Hugging Face, thoughts are there under both names that templates read.
+pub(super) fn message(json: &Json) -> Value {
+    let thoughts = THOUGHTS.iter().map(|name| &json[name]).find(|thoughts| !thoughts.is_null());
+    let (Some(thoughts), Some(entries)) = (thoughts, json.as_object()) else { return to_template(json) };
+    let mut entries = entries.clone();
+    entries.entry("thinking").or_insert_with(|| thoughts.clone());
+    entries.insert("reasoning_content".into(), thoughts.clone());
+    to_template(&Json::Object(entries))
+}
+
 /// The `tojson` filter.
 pub(super) fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, Error> {
     let indent = match indent {

@@ -95,8 +95,8 @@ impl ChatTemplate {
     pub fn render(&self, messages: &Json, options: &RenderOptions) -> Result<String, TemplateError> {
         check_messages(messages)?;
         let (compiled, context) = (self.compiled.clone(), self.context(options)?);
-        let messages = json::to_template(messages);
-        guard::run("rendering", move || compiled.render(with_messages(&context, messages, None)))
+        let messages: Vec<Value> = messages.as_array().into_iter().flatten().map(json::message).collect();
+        guard::run("rendering", move || compiled.render(with_messages(&context, messages.into(), None)))
     }
 
     /// As [`ChatTemplate::render`], with the bytes of every assistant turn: what the model would have to write, its
@@ -104,7 +104,8 @@ impl ChatTemplate {
     ///
     /// They come from the template's `{% generation %}` blocks if it has them. Otherwise a turn begins where the text of
     /// the messages before it with a generation prompt ends, and ends where the text of the messages up to it ends. For
-    /// templates that change earlier turns once later ones are there, the turn is found by its content.
+    /// templates that change earlier turns once later ones are there, the turn is found by its content, and of what ends it
+    /// only that is counted which the template writes with and without later turns.
     ///
     /// # Errors
     /// As for `render`; [`TemplateError::NoSpan`] if a turn cannot be found with certainty.

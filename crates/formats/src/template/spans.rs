@@ -78,7 +78,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     fn render(&self, messages: &[Json], prompt: bool) -> Result<String, TemplateError> {
-        let messages: Vec<Value> = messages.iter().map(json::to_template).collect();
+        let messages: Vec<Value> = messages.iter().map(json::message).collect();
         let prompt = prompt.then(|| ("add_generation_prompt", Value::from(true)));
         self.compiled.render(super::with_messages(self.context, Value::from(messages), prompt))
     }
@@ -95,9 +95,15 @@ impl Session<'_> {
         if after.starts_with(&before) {
             return Ok(Some(before.len()..after.len()));
         }
-        // The prompt says more than the turn repeats (an empty thought, say): the turn begins where the two part.
+        // The prompt says more than the turn repeats (an empty thought, say): the turn begins where the two part, or
+        // where its content begins if the content happens to begin as the prompt goes on.
         let Ok(bare) = self.render(&messages[..i], false) else { return Ok(None) };
-        let start = parting(&before, &after);
+        let mut start = parting(&before, &after);
+        match self.marked(messages, i, i + 1)? {
+            Some(marked) if marked.text == after => start = start.min(marked.content.start),
+            _ if after[..start].ends_with(['\n', '>', ']']) => {}
+            _ => return Ok(None),
+        }
         Ok((after.starts_with(&bare) && start > bare.len()).then_some(start..after.len()))
     }
 
@@ -110,31 +116,43 @@ impl Session<'_> {
         message: &Json,
     ) -> Result<Range<usize>, TemplateError> {
         let fail = |why| TemplateError::NoSpan { message: i, why };
-        let Some(content) = message["content"].as_str() else {
-            return Err(fail("the template changes earlier turns and this one has no text content"));
+        if message["content"].as_str().is_none_or(str::is_empty) {
+            return Err(fail("the template changes earlier turns and this one has no text to find it by"));
+        }
+        let marked = self.marked(messages, i, messages.len())?;
+        let Some(marked) = marked.filter(|marked| marked.text == whole) else {
+            return Err(fail("the template rewrites its content"));
+        };
+        // What ends a turn is all that follows its content when nothing else follows, as far as it is also there when
+        // something does.
+        let Some(last) = self.marked(messages, i, i + 1)? else {
+            return Err(fail("the template cannot render the conversation up to it"));
+        };
+        let ending = parting(&last.text[last.content.end..], &whole[marked.content.end..]);
+        Ok(marked.content.start..marked.content.end + ending)
+    }
+
+    /// The text of the first `upto` messages and where in it the content of message `i` is; `None` if the template does
+    /// not write the content as it is.
+    fn marked(&self, messages: &[Json], i: usize, upto: usize) -> Result<Option<Marked>, TemplateError> {
+        let Some(content) = messages[i]["content"].as_str().filter(|content| !content.is_empty()) else {
+            return Ok(None);
         };
         let [begin, end] = marks(messages, self.context);
-        let marked = |upto: usize| -> Result<(String, Range<usize>, String), TemplateError> {
-            let mut messages = messages[..upto].to_vec();
-            messages[i]["content"] = Json::String(format!("{begin}{content}{end}"));
-            let text = self.render(&messages, false)?;
-            let (before, rest) =
-                text.split_once(&begin).ok_or_else(|| fail("the template does not write its content as it is"))?;
-            let (inside, after) =
-                rest.split_once(&end).ok_or_else(|| fail("the template does not write its content as it is"))?;
-            Ok((format!("{before}{inside}{after}"), before.len()..before.len() + inside.len(), after.to_string()))
-        };
-        let (text, span, after) = marked(messages.len())?;
-        if text != whole {
-            return Err(fail("the template rewrites its content"));
-        }
-        // What ends a turn is all that follows its content when nothing else follows.
-        let ending = marked(i + 1)?.2;
-        if !after.starts_with(&ending) {
-            return Err(fail("the template ends it differently when more follows"));
-        }
-        Ok(span.start..span.end + ending.len())
+        let mut messages = messages[..upto].to_vec();
+        messages[i]["content"] = Json::String(format!("{begin}{content}{end}"));
+        let Ok(text) = self.render(&messages, false) else { return Ok(None) };
+        let parts = text.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?)));
+        let Some((before, (inside, after))) = parts else { return Ok(None) };
+        let content = before.len()..before.len() + inside.len();
+        Ok(Some(Marked { text: format!("{before}{inside}{after}"), content }))
     }
+}
+
+/// A rendered text and where in it a message's content is.
+struct Marked {
+    text: String,
+    content: Range<usize>,
 }
 
 /// Where two texts part, but never inside `<…`: what differs then is the whole tag.

@@ -111,7 +111,7 @@ impl DecodeRules {
 }
 
 /// The spaces that WordPiece decoders take out of English text.
-fn cleanup(text: String) -> String {
+pub(super) fn cleanup(text: String) -> String {
     const PAIRS: [(&str, &str); 10] = [
         (" .", "."),
         (" ?", "?"),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokenizers::Tokenizer as Object;
 
 use super::added::{Added, AddedTokens};
+use super::decoder::cleanup;
 use super::library::{Library, guarded};
 use super::spm::{SPACE, Spm};
 use super::vocab::{Kind, MAX_ID, SpecialIds, Vocab, alphabet_bytes, ends, hex_byte};
@@ -252,6 +253,7 @@ fn bytes_of(text: &str, kind: Kind, model: &str) -> Vec<u8> {
         (Kind::Control | Kind::Unknown, _) => text.into(),
         (_, "gpt2") if kind == Kind::UserDefined => text.into(),
         (_, "gpt2") => alphabet_bytes(text),
+        (_, "bert") => cleanup(text.replace(SPACE, " ")).into_bytes(),
         (_, _) => text.replace(SPACE, " ").into_bytes(),
     }
 }

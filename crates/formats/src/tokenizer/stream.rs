@@ -58,14 +58,10 @@ impl DecodeStream {
 
 /// Takes everything but the beginning of an unfinished character from the front of `bytes`.
 fn take_complete(bytes: &mut Vec<u8>) -> String {
-    let mut kept = bytes.len();
-    for chunk in bytes.utf8_chunks() {
-        // Only the last chunk can be unfinished; from_utf8 alone tells that from bytes that are wrong.
-        let invalid = chunk.invalid();
-        if std::str::from_utf8(invalid).is_err_and(|e| e.error_len().is_none()) {
-            kept -= invalid.len();
-        }
-    }
+    // Only at the very end can bytes be the beginning of a character; anywhere else they are wrong for good.
+    let tail = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+    let unfinished = std::str::from_utf8(tail).is_err_and(|e| e.error_len().is_none());
+    let kept = bytes.len() - if unfinished { tail.len() } else { 0 };
     let text = String::from_utf8_lossy(&bytes[..kept]).into_owned();
     bytes.drain(..kept);
     text
