@@ -85,7 +85,7 @@ impl Cpu {
     ) {
         let (c, half) = (heads * d, rot / 2);
         assert_eq!(out.len(), positions.len() * c, "rope: length of x for {} rows of {heads} x {d}", positions.len());
-        assert!(rot <= d && rot % 2 == 0, "rope: {rot} turned columns of {d}");
+        assert!(rot <= d && rot.is_multiple_of(2), "rope: {rot} turned columns of {d}");
         let out = Split::new(out);
         self.each_row(positions.len(), c, |row| {
             // SAFETY: every row belongs to one call.

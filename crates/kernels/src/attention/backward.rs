@@ -117,7 +117,6 @@ pub(super) fn backward<E: Elem>(
                 })
             });
         }
-        drop(sums);
         for (to, from, heads) in [(dq, &*sq, shape.heads), (dk, &*sk, hk), (dv, &*sv, hk)] {
             let rows = to.len() / (heads * d);
             let to = Split::new(to);

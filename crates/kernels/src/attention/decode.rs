@@ -61,7 +61,6 @@ pub(super) fn forward<E: Elem>(
                 piece_rows::<E>(cpu.isa, partial, memory, q, k, v, span, kv, piece * PIECE, shape);
             })
         });
-        drop(split);
         let (out, lse) = (Split::new(out), Split::new(lse));
         let heads = |span: &Span| if takes(span, shape) { hk } else { 0 };
         cpu.pool.run(spans.iter().map(heads).sum(), |chunk, _| {

@@ -31,8 +31,8 @@ impl Function for Silu {
 }
 
 /// `√(8/π)`: twice the factor in the tanh form, because `(1 + tanh u) / 2 = sigmoid(2u)`.
-const GELU_SCALE: f32 = 1.595_769_1;
-const GELU_CUBIC: f32 = 0.044715;
+const GELU_SCALE: f32 = 1.595_769;
+const GELU_CUBIC: f32 = 0.044_715;
 
 impl Function for GeluTanh {
     #[inline(always)]
