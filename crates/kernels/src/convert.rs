@@ -98,7 +98,7 @@ mod x86 {
         }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,f16c")]
     pub fn to_f32_avx512(out: &mut [f32], w: Mat, at: usize) {
         match w {
             Mat::F16(w) => {
@@ -114,7 +114,7 @@ mod x86 {
             }
             Mat::Quant(format, blocks) => {
                 let blocks = &blocks[format.row_bytes(at)..][..format.row_bytes(out.len())];
-                quant::dequantize_lanes(out, format, blocks);
+                quant::avx512::dequantize(out, format, blocks);
             }
             _ => plain(out, w, at),
         }

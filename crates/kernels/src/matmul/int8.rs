@@ -8,12 +8,12 @@ use crate::scratch::{self, Slot};
 use crate::{Isa, Pool, f16};
 
 /// Activations that share one reading of the weights.
-const TOGETHER: usize = 8;
+pub(super) const TOGETHER: usize = 8;
 /// Weights that one task reads, about, in bytes: enough to pay for taking it, little enough to share evenly.
 const TASK_BYTES: usize = 48 << 10;
 /// Rows whose block heads (scale and minimum) are collected before they are used: read at once, the narrow stores that
 /// collected them would not have arrived yet and the wide load would wait.
-const HEADS_OF: usize = 8;
+pub(super) const HEADS_OF: usize = 8;
 
 /// One row of activations in int8. All lengths are for `k` rounded up to a multiple of 512, the rest zero.
 #[derive(Clone, Copy)]
@@ -81,9 +81,9 @@ pub(super) fn nt(
                                 *head = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
                             }
                         }
-                        for (j, blocks) in blocks.chunks_exact(w_row).enumerate() {
-                            let mut dots = [0f32; TOGETHER];
-                            row_dots(isa, &mut dots[..here], format, blocks, &heads[j * per_row..][..per_row], rows);
+                        let mut dots = [[0f32; TOGETHER]; HEADS_OF];
+                        rows_dots(isa, &mut dots, format, blocks, heads, per_row, rows);
+                        for (j, dots) in dots.iter().enumerate().take(count) {
                             for (i, dot) in dots.iter().enumerate().take(here) {
                                 // SAFETY: element (m0 + i, j0 + j) is inside `out`; each task writes its own columns.
                                 unsafe { *out.get().add((m0 + i) * n + j0 + j) = *dot };
@@ -106,18 +106,32 @@ impl Apart {
     }
 }
 
-/// One row of weights with all rows of activations.
-fn row_dots(isa: Isa, out: &mut [f32], format: QuantFormat, blocks: &[u8], heads: &[u32], rows: &[Row]) {
+/// Some rows of weights with all rows of activations: `out[weight row][activation row]`.
+fn rows_dots(
+    isa: Isa,
+    out: &mut [[f32; TOGETHER]; HEADS_OF],
+    format: QuantFormat,
+    blocks: &[u8],
+    heads: &[u32],
+    per_row: usize,
+    rows: &[Row],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 {
+        let w = super::int8_avx512::Weights { format, blocks, heads, per_row };
+        // SAFETY: `isa` is only made for what the processor has; the rows are as long as the weights', padded.
+        return unsafe { super::int8_avx512::rows_dots(out, w, rows) };
+    }
     let _ = heads;
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `isa` is only made for what the processor has; the rows are as long as the blocks need.
-        Isa::Avx512Bf16 => unsafe { super::int8_avx512::row_dots(out, format, blocks, heads, rows) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 | Isa::Avx512 => unsafe { row_dots_avx2(out, format, blocks, rows) },
-        // SAFETY: the rows are as long as the blocks need.
-        _ => unsafe { row_dots_lanes(out, format, blocks, rows, dot16) },
+    for (out, blocks) in out.iter_mut().zip(blocks.chunks_exact(per_row * format.block_bytes())) {
+        let out = &mut out[..rows.len()];
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx2 | Isa::Avx512 => unsafe { row_dots_avx2(out, format, blocks, rows) },
+            // SAFETY: the rows are as long as the blocks need.
+            _ => unsafe { row_dots_lanes(out, format, blocks, rows, dot16) },
+        }
     }
 }
 

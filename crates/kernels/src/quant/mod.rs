@@ -1,6 +1,8 @@
 //! The block formats of GGUF: layout constants, exact dequantisation and quantisation, bit-equal to gguf-py / llama.cpp.
 //! Must not know matrices or threads.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
 mod decode;
 mod encode;
 mod encode_k;

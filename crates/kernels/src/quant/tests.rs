@@ -113,3 +113,32 @@ fn the_search_lowers_the_error() {
     assert!(error(QuantFormat::Q5K) < error(QuantFormat::Q5_0));
     assert!(error(QuantFormat::Q6K) < error(QuantFormat::Q5K));
 }
+
+/// Random blocks, also such as no quantiser writes: every table gives the same bits.
+#[test]
+fn tables_dequantise_to_the_same_bits() {
+    let mut state = 11;
+    for format in QuantFormat::ALL {
+        for blocks in [1, 2, 3, 6] {
+            let len = blocks * format.block_len();
+            let mut bytes: Vec<u8> = (0..format.row_bytes(len))
+                .map(|_| (crate::matmul::tests::uniform(&mut state) * 127.0) as i8 as u8)
+                .collect();
+            // Scales that are numbers: a NaN has many bit patterns.
+            for block in bytes.chunks_exact_mut(format.block_bytes()) {
+                for at in if format == QuantFormat::Q6K { [208, 208] } else { [0, 2] } {
+                    block[at + 1] &= 0xbb;
+                }
+            }
+            let mut wanted = vec![0f32; len];
+            dequantize(&mut wanted, format, &bytes);
+            for isa in crate::Isa::available() {
+                let mut out = vec![0f32; len];
+                crate::convert::to_f32(isa, &mut out, crate::Mat::Quant(format, &bytes), 0);
+                for (i, (a, b)) in out.iter().zip(&wanted).enumerate() {
+                    assert_eq!(a.to_bits(), b.to_bits(), "{isa:?} {format:?} weight {i}: {a} {b}");
+                }
+            }
+        }
+    }
+}
