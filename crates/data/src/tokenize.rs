@@ -1,6 +1,6 @@
 //! Examples to token sequences, each token marked as a target of the loss or not.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use ounce_spec::recipe::{DataRecipe, TooLong};
 use rayon::prelude::*;
@@ -60,12 +60,12 @@ pub struct Report {
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// The tokens of one example, as long as it is.
-pub(crate) struct Encoded {
+pub(crate) struct Encoded<'a> {
     pub ids: Vec<u32>,
     pub offsets: Vec<Range<usize>>,
     pub loss: Vec<bool>,
     /// What was tokenised; `offsets` point into it.
-    pub text: String,
+    pub text: Cow<'a, str>,
     pub straddling: bool,
 }
 
@@ -91,10 +91,12 @@ pub fn tokenize(
     if template.is_none() && dataset.examples.iter().any(|e| matches!(e.turns, Content::Chat { .. })) {
         return Err(DataError::NoTemplate);
     }
-    let encoded: Vec<Result<Encoded, String>> = dataset
+    // Offsets are larger than the tokens: they are dropped as soon as the mask is made.
+    let encoded: Vec<Result<(Vec<u32>, Vec<bool>, bool), String>> = dataset
         .examples
         .par_iter()
         .map(|example| encode(&example.turns, encoder, template, recipe.loss_on_answers))
+        .map(|encoded| encoded.map(|e| (e.ids, e.loss, e.straddling)))
         .collect();
     let mut report = Report { examples: dataset.examples.len(), ..Report::default() };
     let (mut out, mut bad, mut long) = (Vec::new(), Vec::new(), Vec::new());
@@ -103,18 +105,17 @@ pub fn tokenize(
             let (file, line) = dataset.place(i);
             BadRow { file: file.to_owned(), line, reason }
         };
-        let encoded = match encoded {
+        let (ids, loss, straddling) = match encoded {
             Ok(encoded) => encoded,
             Err(reason) => {
                 bad.push(bad_row(reason));
                 continue;
             }
         };
-        let tokens = encoded.ids.len();
+        let tokens = ids.len();
         report.longest = report.longest.max(tokens);
-        report.straddling += usize::from(encoded.straddling);
-        let whole =
-            Tokenized { ids: encoded.ids, loss: encoded.loss, example: i as u32, source: dataset.examples[i].source.0 };
+        report.straddling += usize::from(straddling);
+        let whole = Tokenized { ids, loss, example: i as u32, source: dataset.examples[i].source.0 };
         let fits = tokens <= recipe.max_length;
         let pieces = match (fits, is_text(&dataset.examples[i]), recipe.too_long) {
             (true, ..) => vec![whole],
@@ -178,12 +179,12 @@ fn split(whole: &Tokenized, max_length: usize) -> Vec<Tokenized> {
 }
 
 /// Renders and tokenises one example, and marks its targets.
-pub(crate) fn encode(
-    content: &Content,
+pub(crate) fn encode<'a>(
+    content: &'a Content,
     encoder: &dyn TextEncoder,
     template: Option<&dyn Renderer>,
     loss_on_answers: bool,
-) -> Result<Encoded, String> {
+) -> Result<Encoded<'a>, String> {
     match content {
         Content::Chat { messages, tools, given_answers } => {
             let template = template.ok_or("no chat template")?;
@@ -196,7 +197,7 @@ pub(crate) fn encode(
             } else {
                 loss = vec![true; ids.len()];
             }
-            Ok(Encoded { ids, offsets, loss, text, straddling })
+            Ok(Encoded { ids, offsets, loss, text: text.into(), straddling })
         }
         Content::PromptCompletion { prompt, completion } => {
             // Together, as TRL and PEFT do: pieces that are joined after tokenising would be split elsewhere.
@@ -209,7 +210,7 @@ pub(crate) fn encode(
             }
             let says_something = !completion.is_empty();
             enclose(encoder, text.len(), says_something, &mut ids, &mut offsets, &mut loss);
-            Ok(Encoded { ids, offsets, loss, text, straddling })
+            Ok(Encoded { ids, offsets, loss, text: text.into(), straddling })
         }
         Content::Text(text) => {
             let blocks = blocks(text);
@@ -222,7 +223,7 @@ pub(crate) fn encode(
             }
             let mut loss = vec![true; ids.len()];
             enclose(encoder, text.len(), true, &mut ids, &mut offsets, &mut loss);
-            Ok(Encoded { ids, offsets, loss, text: text.clone(), straddling: false })
+            Ok(Encoded { ids, offsets, loss, text: text.into(), straddling: false })
         }
     }
 }
@@ -290,8 +291,8 @@ fn blocks(text: &str) -> Vec<Range<usize>> {
     let mut out = Vec::new();
     let mut start = 0;
     while text.len() - start > BLOCK_BYTES {
-        let limit = text.floor_char_boundary(start + BLOCK_BYTES);
-        let window = &text[text.ceil_char_boundary(start + BLOCK_BYTES / 2)..limit];
+        let limit = boundary(text, start + BLOCK_BYTES);
+        let window = &text[boundary(text, start + BLOCK_BYTES / 2)..limit];
         let base = limit - window.len();
         let at = window.rfind("\n\n").map(|i| i + 2).or_else(|| window.rfind('\n').map(|i| i + 1));
         let end = base + at.or_else(|| window.rfind(' ')).unwrap_or(window.len());
@@ -300,6 +301,11 @@ fn blocks(text: &str) -> Vec<Range<usize>> {
     }
     out.push(start..text.len());
     out
+}
+
+/// The last start of a character at or before `at`.
+fn boundary(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0)
 }
 
 /// Training and validation data, ready for [`crate::Batches`].

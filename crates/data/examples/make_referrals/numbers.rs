@@ -52,7 +52,7 @@ const ORDINALS: [&str; 20] = [
 pub fn words(n: u32, joint: &str) -> String {
     match n {
         0..20 => ONES[n as usize].into(),
-        20..100 if n % 10 == 0 => TENS[n as usize / 10].into(),
+        20..100 if n.is_multiple_of(10) => TENS[n as usize / 10].into(),
         20..100 => format!("{}{joint}{}", TENS[n as usize / 10], ONES[n as usize % 10]),
         100 => "one hundred".into(),
         _ => format!("one hundred and {}", words(n - 100, joint)),

@@ -66,7 +66,7 @@ fn one(item: &Value) -> Result<Map<String, Value>, String> {
         // Parquet writes every absent field as null; templates test for presence.
         if key == "content" {
             out.insert(key.clone(), content.clone());
-        } else if !value.is_null() && !(key == "tool_calls" && !calls) {
+        } else if !value.is_null() && (calls || key != "tool_calls") {
             out.insert(key.clone(), value.clone());
         }
     }
