@@ -1,4 +1,4 @@
-//! The library's objects for GGUF vocabularies: byte-level BPE by the name of its word rules, BPE on plain text with byte
+//! The algorithms of GGUF vocabularies out of the library's parts: byte-level BPE by the name of its word rules, BPE on plain text with byte
 //! fallback (Gemma 4), WordPiece (BERT) and Unigram (T5). It knows nothing of special ids or decoding.
 
 use tokenizers::models::bpe::{BPE, Merges, Vocab as BpeVocab};
@@ -6,32 +6,20 @@ use tokenizers::models::unigram::Unigram;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::{BertNormalizer, Precompiled, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
-use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{
-    AddedToken, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Result, SplitDelimiterBehavior::Isolated,
-    Tokenizer,
-};
+use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, Result, SplitDelimiterBehavior::Isolated, Tokenizer};
 
 use super::gguf::GgufVocab;
 use super::pre::Pre;
 use super::vocab::Kind;
+use super::words::Words;
 
 /// Byte-level BPE.
-pub(super) fn byte_level(vocab: &GgufVocab, kinds: &[Kind], pre: &Pre) -> Result<Tokenizer> {
+pub(super) fn byte_level(vocab: &GgufVocab, kinds: &[Kind], pre: &Pre) -> Result<Words> {
     let model =
         BPE::builder().vocab_and_merges(ids(&vocab.tokens), merges(vocab)).ignore_merges(pre.ignore_merges).build()?;
-    let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
-    for &split in pre.splits {
-        steps.push(Split::new(SplitPattern::Regex(split.into()), Isolated, false)?.into());
-    }
-    steps.push(ByteLevel::new(false, false, false).into());
-    let mut tokenizer = Tokenizer::new(ModelWrapper::from(model));
-    tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
-    add_tokens(&mut tokenizer, &vocab.tokens, kinds)?;
-    Ok(tokenizer)
+    Words::new(pre.splits, model, super::gguf::added(vocab, kinds, |_| false))
 }
 
 /// BPE on characters with `▁` for spaces; a character that is no token becomes its bytes.

@@ -186,7 +186,9 @@ impl Tokenizer {
                 let pre = pre::find(name)
                     .ok_or_else(|| TokenizerError::UnknownPre { pre: name.into(), known: pre::names() })?;
                 let defaults = Defaults { add_bos: pre.add_bos, add_eos: false, bos, eos, strip_first_space: false };
-                (library(&|| bpe::byte_level(vocab, &kinds, &pre))?, defaults)
+                let words = guarded(|| bpe::byte_level(vocab, &kinds, &pre))
+                    .map_err(|why| TokenizerError::Malformed { file: "the vocabulary", why })?;
+                (Algorithm::Words(Box::new(words)), defaults)
             }
             "gemma4" => {
                 let defaults = Defaults { add_bos: true, add_eos: false, bos, eos, strip_first_space: false };
@@ -232,18 +234,22 @@ fn spm(vocab: &GgufVocab, kinds: &[Kind], space_prefix: bool) -> Algorithm {
     // Phi-3's special tokens take the white space after them with them; its GGUF files do not say so, the name does.
     let name = vocab.name.as_deref().unwrap_or_default().to_lowercase();
     let strips = name.contains("phi-3") || name.contains("phi3");
-    let added = vocab.tokens.iter().zip(kinds).enumerate().filter_map(|(id, (text, &kind))| {
+    let added = added(vocab, kinds, |text| strips && !matches!(text, "<unk>" | "<s>" | "<|endoftext|>"));
+    let scores = vocab.scores.clone().unwrap_or_default();
+    let spm = Box::new(Spm::new(&vocab.tokens, scores, byte_ids, vocab.unk));
+    Algorithm::Spm { spm, added: AddedTokens::new(added), space_prefix }
+}
+
+/// The tokens that are cut out of a text before the algorithm sees it.
+pub(super) fn added(vocab: &GgufVocab, kinds: &[Kind], rstrip: impl Fn(&str) -> bool) -> impl Iterator<Item = Added> {
+    vocab.tokens.iter().zip(kinds).enumerate().filter_map(move |(id, (text, &kind))| {
         let special = match kind {
             Kind::Control | Kind::Unknown => true,
             Kind::UserDefined => false,
             _ => return None,
         };
-        let rstrip = strips && !matches!(text.as_str(), "<unk>" | "<s>" | "<|endoftext|>");
-        Some(Added { id: id as u32, text: text.clone(), special, rstrip })
-    });
-    let added = AddedTokens::new(added);
-    let scores = vocab.scores.clone().unwrap_or_default();
-    Algorithm::Spm { spm: Spm::new(&vocab.tokens, scores, byte_ids, vocab.unk), added, space_prefix }
+        Some(Added { id: id as u32, text: text.clone(), special, rstrip: rstrip(text) })
+    })
 }
 
 /// The bytes that a token stands for.

@@ -9,6 +9,7 @@ use tokenizers::{PostProcessor, Tokenizer as Object};
 use super::decoder::DecodeRules;
 use super::library::{Library, guarded};
 use super::vocab::{Kind, MAX_ID, SpecialIds, Vocab, ends};
+use super::words::Words;
 use super::{Algorithm, Inner, Tokenizer, TokenizerError};
 
 /// The largest tokenizer.json in use has 35 MB.
@@ -44,7 +45,11 @@ impl Tokenizer {
         let problems = problems.map(|id| format!("post_processor adds token {id}, which does not exist")).collect();
         TokenizerError::unless_empty(problems)?;
         let strip_first_space = rules.strip_first_space;
-        let algorithm = Algorithm::Library(Box::new(Library::new(object)));
+        let words = guarded(|| Ok(Words::of(&object))).map_err(malformed)?;
+        let algorithm = match words {
+            Some(words) => Algorithm::Words(Box::new(words)),
+            None => Algorithm::Library(Box::new(Library::new(object))),
+        };
         let tokenizer = Tokenizer {
             inner: Arc::new(Inner { vocab, prefix, suffix, strip_first_space, algorithm }),
             special: Arc::new(special),

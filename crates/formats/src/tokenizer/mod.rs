@@ -12,6 +12,7 @@ mod pre;
 mod spm;
 mod stream;
 mod vocab;
+mod words;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub(crate) use library::panic_text;
 use library::Library;
 use spm::{SPACE, Spm};
 use vocab::Vocab;
+use words::Words;
 
 /// Longest text that is encoded in one call, in bytes; ranges inside are 32-bit and memory is about 50 times the text.
 pub const MAX_TEXT_BYTES: usize = 256 << 20;
@@ -50,8 +52,9 @@ struct Inner {
 
 enum Algorithm {
     Library(Box<Library>),
+    Words(Box<Words>),
     Spm {
-        spm: Spm,
+        spm: Box<Spm>,
         added: AddedTokens,
         /// A space is put before the text, and before text that follows a special token.
         space_prefix: bool,
@@ -180,6 +183,7 @@ impl Inner {
         }
         match &self.algorithm {
             Algorithm::Library(library) => library.encode(text, special),
+            Algorithm::Words(words) => words.encode(&self.vocab, text, special),
             Algorithm::Spm { spm, added, space_prefix } => Ok(spm_pieces(spm, added, *space_prefix, text, special)),
         }
     }
