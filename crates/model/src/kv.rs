@@ -21,7 +21,7 @@ impl Kv {
     /// Room for `slots` sequences of up to `capacity` positions.
     pub fn new(device: &Device, config: &ModelConfig, elem: Elem, slots: usize, capacity: usize) -> Kv {
         let width = config.num_key_value_heads * config.head_dim;
-        let empty = || Tensor::empty(device, elem, slots * capacity, width, Purpose::Activations);
+        let empty = || Tensor::empty(device, elem, slots * capacity, width, Purpose::Cache);
         let layers = (0..config.num_hidden_layers).map(|_| (empty(), empty())).collect();
         Kv { layers, lengths: vec![0; slots], capacity, writes: Vec::new() }
     }

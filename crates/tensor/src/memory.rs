@@ -9,6 +9,34 @@ use std::sync::{Arc, Mutex};
 #[repr(C, align(64))]
 pub(crate) struct Line([u8; 64]);
 
+/// From this size on, memory comes from the system page by page and goes back to it when it is let go. A heap would keep the
+/// holes that buffers of changing sizes leave.
+const MAP_BYTES: usize = 256 << 10;
+
+/// Memory behind a buffer.
+#[derive(Debug)]
+enum Memory {
+    Heap(Box<[Line]>),
+    Map(memmap2::MmapMut),
+}
+
+impl Memory {
+    fn new(lines: usize, purpose: Purpose) -> Memory {
+        let bytes = lines * size_of::<Line>();
+        if bytes < MAP_BYTES {
+            return Memory::Heap(bytemuck::allocation::zeroed_slice_box(lines));
+        }
+        let map = memmap2::MmapMut::map_anon(bytes).expect("the system has no memory left");
+        // Large pages save most of the address translation; where the system has none, small ones do. A cache is touched
+        // little by little and must not grow in steps of megabytes.
+        #[cfg(target_os = "linux")]
+        if purpose != Purpose::Cache {
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Memory::Map(map)
+    }
+}
+
 /// What a buffer is for; the plan shows memory by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Purpose {
@@ -18,25 +46,28 @@ pub enum Purpose {
     Optimizer,
     Activations,
     Workspace,
+    /// Keys and values of a context that fills slowly.
+    Cache,
 }
 
 impl Purpose {
-    pub const ALL: [Purpose; 6] = [
+    pub const ALL: [Purpose; 7] = [
         Purpose::Weights,
         Purpose::Adapters,
         Purpose::Gradients,
         Purpose::Optimizer,
         Purpose::Activations,
         Purpose::Workspace,
+        Purpose::Cache,
     ];
 }
 
 /// Bytes in use, by purpose (in the order of [`Purpose::ALL`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUse {
-    pub live_bytes: [usize; 6],
+    pub live_bytes: [usize; 7],
     /// Live bytes by purpose at the moment when their sum was highest.
-    pub at_peak_bytes: [usize; 6],
+    pub at_peak_bytes: [usize; 7],
     pub peak_bytes: usize,
     /// Held from the system, in use or cached, and the most ever held.
     pub reserved_bytes: usize,
@@ -59,7 +90,7 @@ pub struct Arena {
 
 #[derive(Debug, Default)]
 struct State {
-    free: BTreeMap<usize, Vec<Option<Box<[Line]>>>>,
+    free: BTreeMap<usize, Vec<Option<Memory>>>,
     free_lines: usize,
     live_lines: usize,
     usage: MemoryUse,
@@ -68,7 +99,7 @@ struct State {
 /// A buffer of whole lines; `None` on the dry device.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    lines: Option<Box<[Line]>>,
+    memory: Option<Memory>,
     count: usize,
     purpose: Purpose,
     arena: Arc<Arena>,
@@ -84,16 +115,15 @@ impl Arena {
         let need = size_class(bytes.div_ceil(size_of::<Line>()).max(1));
         let mut state = self.state.lock().expect("arena lock");
         let cached = state.take_cached(need);
-        let (lines, count) = match cached {
+        let (memory, count) = match cached {
             Some(found) => found,
             None => {
                 state.make_room(need);
-                // Large zeroed allocations come from the system as untouched pages.
-                (self.real.then(|| bytemuck::allocation::zeroed_slice_box::<Line>(need)), need)
+                (self.real.then(|| Memory::new(need, purpose)), need)
             }
         };
         state.occupy(count, purpose);
-        Buffer { lines, count, purpose, arena: self.clone() }
+        Buffer { memory, count, purpose, arena: self.clone() }
     }
 
     pub fn usage(&self) -> MemoryUse {
@@ -124,15 +154,15 @@ fn size_class(lines: usize) -> usize {
 }
 
 impl State {
-    fn take_cached(&mut self, need: usize) -> Option<(Option<Box<[Line]>>, usize)> {
+    fn take_cached(&mut self, need: usize) -> Option<(Option<Memory>, usize)> {
         let (&count, _) = self.free.range(need..=need + need / 4).next()?;
         let list = self.free.get_mut(&count).expect("key was just found");
-        let lines = list.pop().expect("empty lists are removed");
+        let memory = list.pop().expect("empty lists are removed");
         if list.is_empty() {
             self.free.remove(&count);
         }
         self.free_lines -= count;
-        Some((lines, count))
+        Some((memory, count))
     }
 
     /// Lets cached buffers go, largest first, while holding `need` more lines would exceed the bound.
@@ -168,10 +198,16 @@ impl State {
 
 impl Buffer {
     pub(crate) fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(self.lines.as_deref().expect("a dry tensor has no contents"))
+        match self.memory.as_ref().expect("a dry tensor has no contents") {
+            Memory::Heap(lines) => bytemuck::cast_slice(lines),
+            Memory::Map(map) => map,
+        }
     }
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(self.lines.as_deref_mut().expect("a dry tensor has no contents"))
+        match self.memory.as_mut().expect("a dry tensor has no contents") {
+            Memory::Heap(lines) => bytemuck::cast_slice_mut(lines),
+            Memory::Map(map) => map,
+        }
     }
     pub(crate) fn purpose(&self) -> Purpose {
         self.purpose
@@ -180,11 +216,11 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let lines = self.lines.take();
+        let memory = self.memory.take();
         let Ok(mut state) = self.arena.state.lock() else { return };
         state.live_lines -= self.count;
         state.usage.live_bytes[self.purpose as usize] -= self.count * size_of::<Line>();
-        state.free.entry(self.count).or_default().push(lines);
+        state.free.entry(self.count).or_default().push(memory);
         state.free_lines += self.count;
     }
 }

@@ -115,7 +115,7 @@ impl Run<'_> {
             let step = progress.step + 1;
             let accumulation = self.recipe.gradient_accumulation.max(1);
             let batches: Vec<Batch> = (0..accumulation).map(|_| self.batches.next_batch()).collect();
-            let lr = schedule::learning_rate(&self.recipe.schedule, self.recipe.optimizer.learning_rate, step, steps);
+            let lr = schedule::learning_rate(&self.recipe.schedule, self.recipe.optimizer.learning_rate, step - 1, steps);
             let done = self.trainer.step(&batches, step, progress.tokens, lr, self.recipe.max_grad_norm)?;
             let step_s = started.elapsed().as_secs_f64();
             progress.step = step;
