@@ -1,8 +1,18 @@
 //! The command line: one file per verb. Flags only say what was typed; verbs decide what it means.
 
+pub mod chat;
 pub mod completions;
+pub mod convert;
 pub mod data;
+pub mod doctor;
+pub mod eval;
+pub mod generate;
+pub mod plan;
+pub mod pull;
+pub mod runs;
+pub mod sampling;
 pub mod schema;
+pub mod talk;
 pub mod tune;
 
 use clap::{Parser, Subcommand};
@@ -19,7 +29,6 @@ pub struct Cli {
     pub verb: Verb,
 }
 
-/// Tune, evaluate and talk to language models on small machines
 const LONG: &str = "Tune, evaluate and talk to language models on small machines.\n\n\
     Data goes to stdout, progress and notes to stderr.\n\
     Exit codes: 0 done, 1 failed, 2 usage or a refused plan, 3 a quality gate missed, \
@@ -50,8 +59,17 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    Tune(tune::Args),
+    Doctor(doctor::Args),
+    Plan(plan::Args),
+    Pull(pull::Args),
     Data(data::Args),
+    Tune(Box<tune::Args>),
+    Eval(eval::Args),
+    Chat(chat::Args),
+    Generate(generate::Args),
+    Merge(convert::Merge),
+    Convert(convert::Convert),
+    Runs(runs::Args),
     Schema(schema::Args),
     Completions(completions::Args),
 }

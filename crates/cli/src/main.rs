@@ -5,11 +5,14 @@
 mod codes;
 mod env;
 mod error;
+mod export;
 mod flags;
+mod hub;
 mod model;
 mod output;
 mod recipe;
 mod signals;
+mod talk;
 mod verbs;
 
 use std::process::ExitCode;

@@ -1,7 +1,15 @@
 //! One file per verb: from what was typed to what is done and shown.
 
+pub mod chat;
 pub mod completions;
+pub mod convert;
 pub mod data;
+pub mod doctor;
+pub mod eval;
+pub mod generate;
+pub mod plan;
+pub mod pull;
+pub mod runs;
 pub mod schema;
 pub mod tune;
 
@@ -32,7 +40,16 @@ impl Context {
 pub fn run(cli: Cli, env: Env, out: Output) -> Result<Exit> {
     let context = Context { out, env, global: cli.global };
     match cli.verb {
-        Verb::Tune(args) => tune::run(&context, args),
+        Verb::Doctor(args) => doctor::run(&context, args),
+        Verb::Plan(args) => plan::run(&context, args),
+        Verb::Pull(args) => pull::run(&context, args),
+        Verb::Tune(args) => tune::run(&context, *args),
+        Verb::Merge(args) => convert::merge(&context, args),
+        Verb::Convert(args) => convert::convert(&context, args),
+        Verb::Runs(args) => runs::run(&context, args),
+        Verb::Eval(args) => eval::run(&context, args),
+        Verb::Chat(args) => chat::run(&context, args),
+        Verb::Generate(args) => generate::run(&context, args),
         Verb::Data(args) => data::run(&context, args),
         Verb::Schema(args) => schema::run(&context, args),
         Verb::Completions(args) => completions::run(&context, args),

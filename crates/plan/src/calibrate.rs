@@ -133,14 +133,13 @@ fn attention(device: &Device, cpu: &Cpu, model: &Model, rows: usize, shapes: &Sh
     let spans: Vec<Span> = (0..rows / length)
         .map(|i| Span { q_start: i * length, q_len: length, kv_start: i * length, kv_len: length })
         .collect();
-    let shape = AttnShape { heads: h, kv_heads: kv, head_dim: d, scale: config.attention_scale, causal: true, window: None };
+    let shape =
+        AttnShape { heads: h, kv_heads: kv, head_dim: d, scale: config.attention_scale, causal: true, window: None };
     let pairs = spans.len() as f64 * (length * (length + 1) / 2) as f64 * h as f64;
     let tensor = |cols| filled(device, elem, rows, cols);
     let (q, k, v, dout) = (tensor(h * d), tensor(kv * d), tensor(kv * d), tensor(h * d));
     let (mut out, mut lse) = (tensor(h * d), filled(device, Elem::F32, rows, h));
-    let forward = time(|| {
-        cpu.attention(out.output(), lse.f32_mut(), q.input(), k.input(), v.input(), &spans, &shape)
-    });
+    let forward = time(|| cpu.attention(out.output(), lse.f32_mut(), q.input(), k.input(), v.input(), &spans, &shape));
     let (mut dq, mut dk, mut dv) = (tensor(h * d), tensor(kv * d), tensor(kv * d));
     let backward = time(|| {
         let (q, k, v): (In, In, In) = (q.input(), k.input(), v.input());

@@ -45,7 +45,9 @@ fn gib(bytes: usize) -> String {
 /// Chooses with as few dry runs as a search by halves needs. `rehearse(keep)` runs the step with these blocks keeping their
 /// activations.
 pub fn choose(
-    facts: &Facts, calibration: &Calibration, rehearse: &mut dyn FnMut(&[bool]) -> Rehearsal,
+    facts: &Facts,
+    calibration: &Calibration,
+    rehearse: &mut dyn FnMut(&[bool]) -> Rehearsal,
 ) -> Result<Plan, DoesNotFit> {
     // Early blocks are recomputed when everything after them has been let go: they are the ones to give up first.
     let keep = |recomputed: usize| -> Vec<bool> { (0..facts.blocks).map(|i| i >= recomputed).collect() };
@@ -86,7 +88,10 @@ pub fn choose(
 }
 
 fn forecast(
-    facts: &Facts, calibration: &Calibration, keep: Vec<bool>, rehearse: &mut dyn FnMut(&[bool]) -> Rehearsal,
+    facts: &Facts,
+    calibration: &Calibration,
+    keep: Vec<bool>,
+    rehearse: &mut dyn FnMut(&[bool]) -> Rehearsal,
 ) -> Plan {
     let Rehearsal { memory, counter } = rehearse(&keep);
     let at_peak = |purpose: Purpose| memory.at_peak_bytes[purpose as usize];

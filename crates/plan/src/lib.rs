@@ -4,6 +4,7 @@
 
 mod calibrate;
 mod choose;
+pub mod probe;
 
 pub use calibrate::{Calibration, Shapes};
 pub use choose::{DoesNotFit, Facts, choose};

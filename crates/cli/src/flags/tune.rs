@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::output::units::parse_bytes;
 use crate::recipe::{Draft, Node, Value};
 
 /// Teach a model from examples, with low-rank adapters or all of its weights
@@ -70,6 +71,9 @@ pub struct Args {
     /// Go on with a run that was stopped or killed
     #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "config", "data", "valid", "out"])]
     pub resume: Option<PathBuf>,
+    /// Memory that the run may use, such as 6GiB [default: what this process may have]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub mem: Option<usize>,
     /// Check everything, say what would be done, and stop before the first step
     #[arg(long)]
     pub dry_run: bool,

@@ -1,13 +1,14 @@
 //! `ounce tune`: recipe → model and data → run → adapter, summary and the next command.
 
+mod forecast;
 mod save;
 mod setup;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use ounce_spec::Recipe;
 use ounce_spec::event::EndReason;
+use ounce_spec::{Plan, Recipe};
 use ounce_train::report::{METRICS, Reporter, SUMMARY, braille};
 use ounce_train::vfs::Disk;
 use ounce_train::{Outcome, Run, TrainError};
@@ -28,13 +29,10 @@ const RECIPE: &str = "recipe.yaml";
 /// Held while a process works on a run.
 const LOCK: &str = ".lock";
 
+pub use save::write_error;
+
 pub fn run(context: &Context, args: Args) -> Result<Exit> {
-    let resolved = resolve(&args)?;
-    for note in &resolved.notes {
-        context.out.note(note);
-    }
-    let mut recipe = resolved.recipe;
-    require(&recipe)?;
+    let mut recipe = complete(context, &args)?;
     if recipe.out.is_empty() {
         recipe.out = free_run_directory();
         context.out.note(format!("run directory: {}", recipe.out));
@@ -45,16 +43,20 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
             .help(format!("go on with it: ounce tune --resume {}", dir.display()))
             .help("or choose another directory with --out"));
     }
-
-    let prepared = setup::prepare(context, &recipe)?;
-    prepared.describe(context, &recipe);
+    let (mut prepared, plan) = prepare(context, &recipe, args.mem)?;
     if args.dry_run {
         match context.out.json {
-            true => context.out.value(&recipe),
-            false => context.out.piece(&recipe::to_yaml(&recipe)),
+            true => context.out.value(&json!({"recipe": recipe, "plan": plan})),
+            false => context.out.piece(&format!("{}\n{}", recipe::to_yaml(&recipe), super::plan::draw(&plan))),
         }
         return Ok(Exit::Done);
     }
+    prepared.trainer.set_keep(&plan.keep);
+    context.out.note(format!(
+        "forecast: {} of memory, {}",
+        units::bytes(plan.memory.total_bytes),
+        units::seconds(plan.time.total_s)
+    ));
 
     std::fs::create_dir_all(&dir).map_err(|e| CliError::write(&dir, &e))?;
     let _lock = lock(&dir)?;
@@ -76,7 +78,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         stop: &signals.stop,
     };
     let outcome = run.train(args.resume.is_some(), &mut |event| live.event(event)).map_err(|e| train_error(e, &dir))?;
-    summarize(&dir, &recipe, &outcome)?;
+    summarize(&dir, &recipe, &outcome, &plan)?;
     if outcome.reason == EndReason::Interrupted {
         return Err(CliError::new(
             signals.code(),
@@ -86,8 +88,32 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         .help(format!("go on with: ounce tune --resume {}", dir.display())));
     }
     let saved = save::write(&dir, &recipe, &target, &run.trainer.model)?;
-    report(context, &recipe, &outcome, live.losses(), &saved);
+    report(context, &recipe, &outcome, &plan, live.losses(), &saved);
     Ok(Exit::Done)
+}
+
+/// The recipe and the forecast of what was typed, for `ounce plan`.
+pub fn plan(context: &Context, args: &Args) -> Result<(Recipe, Plan)> {
+    let recipe = complete(context, args)?;
+    let (_, plan) = prepare(context, &recipe, args.mem)?;
+    Ok((recipe, plan))
+}
+
+/// The resolved recipe, with nothing missing.
+fn complete(context: &Context, args: &Args) -> Result<Recipe> {
+    let resolved = resolve(args)?;
+    for note in &resolved.notes {
+        context.out.note(note);
+    }
+    require(&resolved.recipe)?;
+    Ok(resolved.recipe)
+}
+
+fn prepare(context: &Context, recipe: &Recipe, mem: Option<usize>) -> Result<(setup::Prepared, Plan)> {
+    let mut prepared = setup::prepare(context, recipe)?;
+    prepared.describe(context, recipe);
+    let plan = forecast::forecast(recipe, &mut prepared, mem)?;
+    Ok((prepared, plan))
 }
 
 fn resolve(args: &Args) -> Result<recipe::Resolved> {
@@ -198,7 +224,7 @@ fn disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-fn summarize(dir: &Path, recipe: &Recipe, outcome: &Outcome) -> Result<()> {
+fn summarize(dir: &Path, recipe: &Recipe, outcome: &Outcome, plan: &Plan) -> Result<()> {
     let summary = json!({
         "model": recipe.model,
         "method": recipe.method,
@@ -213,6 +239,7 @@ fn summarize(dir: &Path, recipe: &Recipe, outcome: &Outcome) -> Result<()> {
         "step_s": outcome.step_s,
         "tokens_per_s": outcome.tokens_per_s,
         "peak_memory_bytes": outcome.peak_memory_bytes,
+        "forecast": plan,
         "version": env!("CARGO_PKG_VERSION"),
     });
     let length = std::fs::metadata(dir.join(METRICS)).map_or(0, |m| m.len());
@@ -221,7 +248,7 @@ fn summarize(dir: &Path, recipe: &Recipe, outcome: &Outcome) -> Result<()> {
         .map_err(|e| train_error(TrainError::Report(e), dir))
 }
 
-fn report(context: &Context, recipe: &Recipe, outcome: &Outcome, losses: &[(f64, f64)], saved: &str) {
+fn report(context: &Context, recipe: &Recipe, outcome: &Outcome, plan: &Plan, losses: &[(f64, f64)], saved: &str) {
     let out = &context.out;
     if out.json {
         return;
@@ -239,6 +266,14 @@ fn report(context: &Context, recipe: &Recipe, outcome: &Outcome, losses: &[(f64,
         units::seconds(outcome.progress.train_s),
         units::count(outcome.tokens_per_s.round()),
         units::bytes(outcome.peak_memory_bytes)
+    ));
+    let off = |forecast: f64, actual: f64| format!("{:+.0} %", (forecast / actual.max(1e-9) - 1.0) * 100.0);
+    out.note(format!(
+        "forecast against actual: memory {} ({}), {} per step ({})",
+        units::bytes(plan.memory.total_bytes),
+        off(plan.memory.total_bytes as f64, outcome.peak_memory_bytes as f64),
+        units::seconds(plan.time.step_s),
+        off(plan.time.step_s, outcome.step_s)
     ));
     out.note(format!("saved {saved}; also {SUMMARY}, {METRICS}, loss.svg and tensorboard/ in {}", recipe.out));
     out.note("next:");

@@ -26,6 +26,8 @@ pub struct Prepared {
     /// Of all data, BLAKE3 in hex.
     pub fingerprint: String,
     pub target: Target,
+    /// Resident before the model: the program, its tokenizer and data.
+    pub program_bytes: usize,
     notes: Vec<String>,
 }
 
@@ -47,7 +49,7 @@ pub fn prepare(context: &Context, recipe: &Recipe) -> Result<Prepared> {
     let renderer = text.template.as_ref().map(|t| t as &dyn Renderer);
     let data = ounce_data::prepare(&recipe.data, recipe.seed, &text.tokenizer, renderer).map_err(data_error)?;
     let mut notes = Vec::new();
-    for file in data.train_files.iter().chain(&data.valid_files) {
+    for file in data.train_files.iter().chain(&data.valid_files).filter(|f| f.rows > 0) {
         notes.push(format!("{}: {}, {} ({})", file.path, file.format.name(), plural(file.rows, "row"), file.because));
     }
     let r = &data.train_report;
@@ -79,6 +81,7 @@ pub fn prepare(context: &Context, recipe: &Recipe) -> Result<Prepared> {
         weights: data.weights.clone(),
     };
     let batches = Batches::new(data.train, settings).map_err(data_error)?;
+    let program_bytes = ounce_train::resident::bytes();
     let device = Device::cpu(Cpu::new(context.threads()));
     let trainer = build(&device, &checkpoint, recipe)?;
     Ok(Prepared {
@@ -87,6 +90,7 @@ pub fn prepare(context: &Context, recipe: &Recipe) -> Result<Prepared> {
         valid: data.valid,
         fingerprint: data.fingerprint,
         target: Target { checkpoint },
+        program_bytes,
         notes,
     })
 }

@@ -1,0 +1,18 @@
+//! Flags that `chat`, `generate` and `eval` share: the model and what is put on it.
+
+/// The model to run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Model {
+    /// Model: directory, GGUF file or hub name
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// PEFT adapter directory to put on the model, such as the directory of a run
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<String>,
+    /// Longest conversation, tokens (at most what the model was made for)
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096)]
+    pub context: usize,
+    /// Multiply quantised weights exactly instead of rounding activations to 8 bits; slower
+    #[arg(long)]
+    pub exact: bool,
+}

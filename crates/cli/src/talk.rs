@@ -1,0 +1,167 @@
+//! A model that answers: engine, tokenizer and template together. What `chat`, `generate` and `eval` run on.
+
+use std::cell::RefCell;
+use std::time::Instant;
+
+use ounce_engine::sampler::SamplingParams;
+use ounce_engine::{Engine, Finish, Refusal, Request, Settings, TextStream};
+use ounce_formats::peft;
+use ounce_formats::template::{ChatTemplate, RenderOptions};
+use ounce_model::Model;
+use ounce_model::adapters::lora;
+use ounce_spec::model::GenerationConfig;
+use ounce_tensor::Device;
+use ounce_tensor::kernels::Cpu;
+use serde_json::Value;
+
+use crate::codes;
+use crate::error::{CliError, Result};
+use crate::flags::talk::Model as ModelFlags;
+use crate::model::{self, Text};
+use crate::verbs::Context;
+
+pub struct Speaker {
+    pub engine: Engine,
+    pub device: Device,
+    pub text: Text,
+    pub generation: GenerationConfig,
+    /// The model's own template, or ChatML.
+    template: ChatTemplate,
+}
+
+/// An answer and what it took.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub text: String,
+    pub prompt_tokens: usize,
+    pub tokens: usize,
+    /// `stop`, `length` or `interrupted`.
+    pub reason: &'static str,
+    /// Until the first token, and from there to the end; seconds.
+    pub first_s: f64,
+    pub rest_s: f64,
+}
+
+impl Answer {
+    /// Tokens per second after the first.
+    pub fn rate(&self) -> Option<f64> {
+        (self.tokens > 1 && self.rest_s > 0.0).then(|| (self.tokens - 1) as f64 / self.rest_s)
+    }
+}
+
+impl Speaker {
+    /// Opens a model for `slots` answers at a time.
+    pub fn open(context: &Context, flags: &ModelFlags, slots: usize) -> Result<Speaker> {
+        let checkpoint = model::open(&flags.model, &context.env)?;
+        let text = Text::of(&checkpoint)?;
+        let (template, own) = text.template_or_chatml()?;
+        if !own {
+            context.out.note("the model has no chat template: ChatML is used");
+        }
+        let device = Device::cpu(Cpu::new(context.threads()));
+        let mut model = Model::load(&device, &checkpoint, flags.context).map_err(model_error)?;
+        // What ends an answer is what the tokenizer knows to end one, too.
+        model.config.eos_token_id = text.tokenizer.eos_ids().to_vec();
+        if let Some(dir) = &flags.adapter {
+            attach(&mut model, &device, dir)?;
+        }
+        let settings = Settings { slots, context: flags.context, int8: !flags.exact, ..Settings::default() };
+        let engine = Engine::new(&device, model, settings);
+        Ok(Speaker { engine, device, text, generation: checkpoint.generation, template })
+    }
+
+    /// Puts another adapter on the model, or none. After a failure there is none.
+    pub fn change_adapter(&mut self, dir: Option<&str>) -> Result<()> {
+        let device = self.device.clone();
+        self.engine.change_model(|model| {
+            lora::detach(model);
+            dir.map_or(Ok(()), |dir| attach(model, &device, dir))
+        })
+    }
+
+    /// The tokens of a conversation that an answer is wanted to.
+    pub fn chat_prompt(&self, messages: &[Value]) -> Result<Vec<u32>> {
+        let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+        let text = self
+            .template
+            .render(&Value::Array(messages.to_vec()), &options)
+            .map_err(|e| CliError::of(&codes::TOKENIZER, &e).help("--raw continues a prompt without the template"))?;
+        self.encode(&text, false)
+    }
+
+    /// The tokens of a text that is to be continued, with what the model is used to see before a text.
+    pub fn raw_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode(text, true)
+    }
+
+    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        self.text
+            .tokenizer
+            .encode(text, special)
+            .map_err(|e| CliError::of(&codes::TOKENIZER, &e).help("shorten the prompt, or check the model's tokenizer"))
+    }
+
+    /// Answers; `show` gets text that can be printed as it comes, and ends the answer by returning false.
+    pub fn answer(
+        &mut self,
+        prompt: Vec<u32>,
+        params: &SamplingParams,
+        mut show: impl FnMut(&str) -> bool,
+    ) -> Result<Answer> {
+        let prompt_tokens = prompt.len();
+        // The stream pushes into it, and at the end it is asked for what it still holds.
+        let decoder = RefCell::new(self.text.tokenizer.stream());
+        let mut stream = TextStream::new(|id| decoder.borrow_mut().push(id), &params.stop);
+        let (started, mut first, mut tokens) = (Instant::now(), None, 0);
+        let (mut stopped, mut interrupted) = (false, false);
+        let request = Request { prompt, params: params.clone() };
+        let finish = self
+            .engine
+            .run(request, |token| {
+                first.get_or_insert_with(Instant::now);
+                tokens += 1;
+                let piece = stream.push(token);
+                stopped = piece.stopped;
+                interrupted = !show(&piece.text);
+                !stopped && !interrupted
+            })
+            .map_err(refusal)?;
+        if !stopped {
+            let rest = decoder.borrow_mut().finish();
+            let _ = show(&stream.finish(rest).text);
+        }
+        let first = first.unwrap_or(started);
+        Ok(Answer {
+            text: stream.text().to_owned(),
+            prompt_tokens,
+            tokens,
+            reason: match finish {
+                _ if interrupted => "interrupted",
+                Finish::Stop => "stop",
+                Finish::Length => "length",
+            },
+            first_s: (first - started).as_secs_f64(),
+            rest_s: first.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+fn attach(model: &mut Model, device: &Device, dir: &str) -> Result<()> {
+    let help = "give the directory of a PEFT LoRA adapter that was made for this base model";
+    let (config, tensors) =
+        peft::read_adapter(dir.as_ref()).map_err(|e| CliError::of(&codes::ADAPTER, &e).help(help))?;
+    lora::attach_saved(model, device, dir, &config, &tensors)
+        .map(|_| ())
+        .map_err(|e| CliError::of(&codes::ADAPTER, &e).help(help))
+}
+
+/// A model that cannot be built.
+pub fn model_error(error: ounce_model::LoadError) -> CliError {
+    CliError::of(&codes::MODEL, &error).help("supported families: llama, mistral, qwen2, qwen3, gemma3, gpt2")
+}
+
+/// A prompt that cannot be answered.
+pub fn refusal(error: Refusal) -> CliError {
+    CliError::of(&codes::SAMPLING, &error)
+        .help("shorten the prompt, or raise --context up to what the model was made for")
+}

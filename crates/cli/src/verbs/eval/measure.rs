@@ -1,0 +1,212 @@
+//! One model on all tasks and data sets.
+
+use std::collections::BTreeMap;
+
+use ounce_data::{Renderer, Tokenized};
+use ounce_engine::sampler::SamplingParams;
+use ounce_eval::answers::answer_all;
+use ounce_eval::likelihood;
+use ounce_eval::report::{Record, TaskReport, summarize};
+use ounce_eval::score::{self, ChoiceLikelihood, Metric};
+use ounce_eval::stats::{self, DocumentLoss, Interval, Perplexity};
+use ounce_eval::task::{Item, Prompt, Reference};
+use ounce_spec::recipe::DataRecipe;
+use ounce_tensor::Elem;
+use serde::Serialize;
+use serde_json::json;
+
+use super::NamedTask;
+use crate::codes;
+use crate::error::{CliError, Result};
+use crate::flags::eval::Args;
+use crate::flags::talk::Model;
+use crate::signals::Signals;
+use crate::talk::{Speaker, refusal};
+use crate::verbs::Context;
+use crate::verbs::data::data_error;
+
+/// What was measured of one model.
+#[derive(Debug, Serialize)]
+pub struct Measured {
+    pub model: String,
+    pub adapter: Option<String>,
+    /// In the order of the tasks.
+    pub tasks: Vec<TaskReport>,
+    /// For multiple choice: the share that is right by mean per token and per byte.
+    pub choice_rules: Vec<Option<ChoiceRules>>,
+    /// File and perplexity.
+    pub perplexities: Vec<(String, Perplexity)>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ChoiceRules {
+    pub by_token: Interval,
+    pub by_byte: Interval,
+}
+
+pub fn model(
+    context: &Context,
+    flags: &Model,
+    args: &Args,
+    tasks: &[NamedTask],
+    signals: &Signals,
+) -> Result<Measured> {
+    let mut speaker = Speaker::open(context, flags, args.parallel.clamp(1, 64))?;
+    let label = flags.adapter.clone().unwrap_or_else(|| flags.model.clone());
+    let mut out = Measured {
+        model: flags.model.clone(),
+        adapter: flags.adapter.clone(),
+        tasks: Vec::new(),
+        choice_rules: Vec::new(),
+        perplexities: Vec::new(),
+    };
+    for named in tasks {
+        let items = &named.task.items;
+        let (records, rules) = match named.task.metric {
+            Metric::MultipleChoice => {
+                let (records, rules) = choose(&mut speaker, items)?;
+                (records, Some(rules))
+            }
+            metric => {
+                let say = |done: usize| {
+                    if context.out.live {
+                        context.out.alarm(&format!("\r{label}: {done} of {} answers", items.len()));
+                        if done == items.len() {
+                            context.out.alarm("\n");
+                        }
+                    }
+                    !signals.stopped()
+                };
+                (generate(&mut speaker, metric, items, args.max_tokens, say)?, None)
+            }
+        };
+        if signals.stopped() {
+            return Err(
+                CliError::new(signals.code(), "the evaluation was interrupted").help("run the same command again")
+            );
+        }
+        out.tasks.extend(summarize(named.task.metric, records));
+        out.choice_rules.push(rules);
+    }
+    for file in &args.data {
+        out.perplexities.push((file.clone(), perplexity(&speaker, file, flags.context)?));
+    }
+    Ok(out)
+}
+
+fn generate(
+    speaker: &mut Speaker,
+    metric: Metric,
+    items: &[Item],
+    max_tokens: usize,
+    say: impl FnMut(usize) -> bool,
+) -> Result<Vec<Record>> {
+    let prompts = items.iter().map(|item| prompt(speaker, item)).collect::<Result<Vec<_>>>()?;
+    let params = SamplingParams { max_tokens: max_tokens.max(1), ..SamplingParams::default() };
+    let answers = answer_all(&mut speaker.engine, &prompts, &params, say);
+    let mut records = Vec::with_capacity(items.len());
+    for (item, answer) in items.iter().zip(answers) {
+        let answer = answer.map_err(|e| refusal(e).at(format!("line {} of the task", item.line), ""))?;
+        let text = speaker.text.tokenizer.decode(&answer.tokens, true);
+        let Reference::Text(reference) = &item.reference else { continue };
+        records.push(match (metric, item.reference.json()) {
+            (Metric::JsonFields, Some(object)) => {
+                let score = score::json_fields(&text, &object);
+                Record::json(item.line, text, score)
+            }
+            _ => {
+                let right = score::exact_match(&text, reference);
+                Record::plain(item.line, text, right)
+            }
+        });
+    }
+    Ok(records)
+}
+
+/// The tokens that an item asks with: a chat where the model has a template, else the bare text.
+fn prompt(speaker: &Speaker, item: &Item) -> Result<Vec<u32>> {
+    match &item.prompt {
+        Prompt::Messages(messages) => speaker.chat_prompt(messages),
+        Prompt::Text(text) if speaker.text.template.is_some() => {
+            speaker.chat_prompt(&[json!({"role": "user", "content": text})])
+        }
+        Prompt::Text(text) => speaker.raw_prompt(text),
+    }
+}
+
+fn choose(speaker: &mut Speaker, items: &[Item]) -> Result<(Vec<Record>, ChoiceRules)> {
+    let mut sequences = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let Reference::Choice { choices, .. } = &item.reference else { continue };
+        let ids = prompt(speaker, item)?;
+        let chat = matches!(item.prompt, Prompt::Messages(_)) || speaker.text.template.is_some();
+        for choice in choices {
+            // Without a template the choice goes on in the same line.
+            let text = if chat { choice.clone() } else { format!(" {choice}") };
+            let tail = speaker
+                .text
+                .tokenizer
+                .encode_plain(&text, false)
+                .map_err(|e| CliError::of(&codes::TOKENIZER, &e).help("check the model's tokenizer"))?;
+            let context = speaker.engine.settings().context;
+            if ids.len() + tail.len() > context {
+                let what = format!("line {}: question and choice have {} tokens", item.line, ids.len() + tail.len());
+                return Err(CliError::new(&codes::TASK, what).help("raise --context"));
+            }
+            let mut loss = vec![false; ids.len()];
+            loss.resize(ids.len() + tail.len(), true);
+            let ids = ids.iter().chain(&tail).copied().collect();
+            sequences.push(Tokenized { ids, loss, example: index as u32, source: 0 });
+        }
+    }
+    let losses = likelihood::losses(&speaker.device, speaker.engine.model(), Elem::F32, &sequences);
+    let mut losses = losses.into_iter();
+    let (mut records, mut by_token, mut by_byte) = (Vec::new(), 0, 0);
+    for item in items {
+        let Reference::Choice { choices, answer } = &item.reference else { continue };
+        let scored: Vec<ChoiceLikelihood> = choices
+            .iter()
+            .zip(losses.by_ref())
+            .map(|(c, l)| ChoiceLikelihood { logprob_sum: -l.nll_sum, tokens: l.tokens, bytes: c.len() })
+            .collect();
+        let Some(picks) = score::pick(&scored) else { continue };
+        by_token += usize::from(picks.by_token == *answer);
+        by_byte += usize::from(picks.by_byte == *answer);
+        records.push(Record::plain(item.line, choices[picks.by_sum].clone(), picks.by_sum == *answer));
+    }
+    let share = |right| stats::wilson(right, records.len());
+    match (share(by_token), share(by_byte)) {
+        (Some(by_token), Some(by_byte)) => Ok((records, ChoiceRules { by_token, by_byte })),
+        _ => Err(CliError::new(&codes::TASK, "the task has no rows with choices").help("ounce eval --help")),
+    }
+}
+
+fn perplexity(speaker: &Speaker, file: &str, context: usize) -> Result<Perplexity> {
+    let longest = context.min(speaker.engine.model().context);
+    let recipe = DataRecipe { train: vec![file.to_owned()], max_length: longest, ..DataRecipe::default() };
+    let renderer = speaker.text.template.as_ref().map(|t| t as &dyn Renderer);
+    let data = ounce_data::prepare(&recipe, 0, &speaker.text.tokenizer, renderer).map_err(data_error)?;
+    let losses = likelihood::losses(&speaker.device, speaker.engine.model(), Elem::F32, &data.train);
+    // A long document is cut into several sequences, but it is one sample.
+    let mut documents: BTreeMap<u32, DocumentLoss> = BTreeMap::new();
+    for (sequence, loss) in data.train.iter().zip(losses) {
+        let sum = documents.entry(sequence.example).or_insert(DocumentLoss { nll_sum: 0.0, tokens: 0 });
+        sum.nll_sum += loss.nll_sum;
+        sum.tokens += loss.tokens;
+    }
+    let documents: Vec<DocumentLoss> = documents.into_values().collect();
+    stats::perplexity(&documents).ok_or_else(|| {
+        CliError::new(&codes::DATA_FAULTY, format!("{file} has no token to score")).help("ounce data check")
+    })
+}
+
+impl Measured {
+    /// How tables call it.
+    pub fn label(&self) -> String {
+        let short = |path: &str| path.trim_end_matches('/').rsplit('/').next().unwrap_or(path).to_owned();
+        match &self.adapter {
+            Some(adapter) => format!("{} + {}", short(&self.model), short(adapter)),
+            None => short(&self.model),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `ounce generate`: one prompt, one answer.
+
+use std::io::Read;
+
+use serde_json::json;
+
+use super::Context;
+use crate::codes::{self, Exit};
+use crate::error::{CliError, Result};
+use crate::flags::generate::Args;
+use crate::signals::Signals;
+use crate::talk::Speaker;
+
+pub fn run(context: &Context, args: Args) -> Result<Exit> {
+    let prompt = match args.prompt.as_deref() {
+        None | Some("-") => read_stdin()?,
+        Some(prompt) => prompt.to_owned(),
+    };
+    let mut speaker = Speaker::open(context, &args.model, 1)?;
+    let params = args.sampling.params(&speaker.generation)?;
+    let ids = if args.raw {
+        speaker.raw_prompt(&prompt)?
+    } else {
+        let mut messages = Vec::new();
+        if let Some(system) = &args.system {
+            messages.push(json!({"role": "system", "content": system}));
+        }
+        messages.push(json!({"role": "user", "content": prompt}));
+        speaker.chat_prompt(&messages)?
+    };
+    let signals = Signals::listen();
+    let out = context.out;
+    let answer = speaker.answer(ids, &params, |text| {
+        if !out.json {
+            out.piece(text);
+        }
+        !signals.stopped()
+    })?;
+    if out.json {
+        out.value(&json!({
+            "text": answer.text,
+            "reason": answer.reason,
+            "prompt_tokens": answer.prompt_tokens,
+            "tokens": answer.tokens,
+            "first_token_s": answer.first_s,
+            "tokens_per_s": answer.rate(),
+        }));
+    } else {
+        out.piece("\n");
+    }
+    match signals.stopped() {
+        false => Ok(Exit::Done),
+        true => Err(CliError::new(signals.code(), "the answer was interrupted").help("run the same command again")),
+    }
+}
+
+fn read_stdin() -> Result<String> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map_err(|e| CliError::read("stdin".as_ref(), &e))?;
+    let text = text.trim_end_matches(['\n', '\r']).to_owned();
+    match text.is_empty() {
+        false => Ok(text),
+        true => Err(CliError::new(&codes::USAGE, "there is no prompt")
+            .help("give it as an argument or on stdin: ounce generate MODEL 'Name three rivers'")),
+    }
+}

@@ -1,0 +1,91 @@
+//! The forecast of a run: its own batches through its own code on the dry device, over this machine's measured speed.
+
+use ounce_data::Batch;
+use ounce_plan::{Calibration, DoesNotFit, Facts, Shapes, choose, probe};
+use ounce_spec::recipe::{Compute, Method};
+use ounce_spec::{Plan, Recipe};
+use ounce_tensor::{Device, Elem, Weight};
+
+use super::setup::{self, Prepared};
+use crate::codes;
+use crate::error::{CliError, Result};
+use crate::output::units;
+use crate::verbs::plan::parts;
+
+/// Batches that are rehearsed: enough that their mean is the run's.
+const SAMPLE: usize = 24;
+
+/// Forecasts and chooses; refuses what cannot fit into `limit_bytes` (nothing: what this process may use).
+pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<usize>) -> Result<Plan> {
+    let (sample, mean_tokens, sequences) = sample(prepared);
+    let rows = sample.iter().map(Batch::tokens).max().unwrap_or(1);
+    let elem = if recipe.compute == Compute::Bf16 { Elem::Bf16 } else { Elem::F32 };
+    let rank = if recipe.method == Method::Lora { recipe.lora.rank } else { 0 };
+    let trainer = &prepared.trainer;
+    let shapes = Shapes { rows, length: (mean_tokens / sequences.max(1.0)) as usize, rank, elem };
+    let calibration = Calibration::measure(&trainer.device, &trainer.model, &shapes);
+    // Its buffers belong to no step.
+    trainer.device.arena().trim();
+
+    let dry = Device::dry();
+    let mut rehearsal = setup::build(&dry, &prepared.target.checkpoint, recipe)?;
+    let accumulation = recipe.gradient_accumulation.max(1);
+    let steps = recipe.max_steps.unwrap_or_else(|| prepared.batches.steps_in(recipe.epochs).div_ceil(accumulation));
+    let params = &trainer.model.params;
+    let mapped = params.iter().filter(|(_, p)| matches!(p.weight, Weight::Stored { .. }));
+    let processor = trainer.device.processor();
+    let scratch =
+        |(n, k): (usize, usize)| processor.map_or(0, |cpu| cpu.matmul_workspace_bytes(rows, n, k, elem == Elem::Bf16));
+    let linears = trainer.model.family.linears();
+    let facts = Facts {
+        blocks: trainer.model.family.blocks(),
+        activations: recipe.activations,
+        limit_bytes: limit_bytes.unwrap_or_else(probe::usable_memory_bytes),
+        program_bytes: prepared.program_bytes,
+        mapped_bytes: mapped.map(|(_, p)| p.weight.bytes_len()).sum(),
+        optimizer_bytes: trainer.optimizer_bytes(),
+        scratch_bytes: linears.iter().map(|l| scratch(params.weight(l.weight).shape())).max().unwrap_or(0),
+        rehearsed: sample.len(),
+        batches: steps * accumulation,
+        steps,
+        tokens: (mean_tokens * (steps * accumulation) as f64) as usize,
+    };
+    let plan = choose(&facts, &calibration, &mut |keep| {
+        rehearsal.set_keep(keep);
+        rehearsal.rehearse(&sample)
+    });
+    plan.map_err(refused)
+}
+
+/// Batches of the first epoch, spread over it, the largest among them; the mean tokens and sequences of a batch.
+fn sample(prepared: &Prepared) -> (Vec<Batch>, f64, f64) {
+    let all: Vec<Batch> = prepared.batches.epoch_batches(0).collect();
+    let n = all.len().max(1) as f64;
+    let tokens = all.iter().map(Batch::tokens).sum::<usize>() as f64 / n;
+    let sequences = all.iter().map(|b| b.examples.len()).sum::<usize>() as f64 / n;
+    let largest = (0..all.len()).max_by_key(|&i| all[i].tokens()).unwrap_or(0);
+    let every = all.len().div_ceil(SAMPLE).max(1);
+    let chosen = all.into_iter().enumerate().filter(|(i, _)| i % every == 0 || *i == largest);
+    (chosen.map(|(_, batch)| batch).collect(), tokens, sequences)
+}
+
+fn refused(error: DoesNotFit) -> CliError {
+    let m = &error.plan.memory;
+    let parts: Vec<String> =
+        parts(m).iter().filter(|p| p.1 > 0).map(|(name, bytes)| format!("{name} {}", units::bytes(*bytes))).collect();
+    let mut out = CliError::new(
+        &codes::DOES_NOT_FIT,
+        format!("the run needs {}, limit is {}", units::bytes(m.total_bytes), units::bytes(m.limit_bytes)),
+    );
+    out = out.detail(parts.join(" + "));
+    for reason in &error.plan.reasons {
+        out = out.detail(reason.clone());
+    }
+    if m.gradients_bytes + m.optimizer_bytes > m.total_bytes / 2 {
+        out = out.help("train adapters instead of all weights: --method lora");
+    }
+    if m.activations_bytes > m.total_bytes / 4 {
+        out = out.help("fewer tokens at a time: --batch-size 1 --gradient-accumulation 4, or a smaller --max-length");
+    }
+    out.help("a smaller or quantised base model, or a higher --mem if there is more than was seen")
+}
