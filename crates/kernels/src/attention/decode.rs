@@ -109,18 +109,20 @@ simd_fn! {
         let blocks = (end - from).div_ceil(L);
         for b in 0..blocks {
             let at = from + b * L;
-            let x = rows_of(k, at, (end - at).min(L));
+            let x = rows_of(k, at, end - at);
+            // Vector j of key i is block j · L + i: a query then meets its sixteen keys one after the other.
+            let (blocks, _) = keys.as_chunks_mut::<L>();
             for i in 0..L {
-                for j in 0..vectors {
-                    s.store(block_mut(keys, i * wide + j * L), x.load(s, i, j));
-                }
+                x.prefetch(i + L);
+                x.each_vector(s, i, #[inline(always)] |j, v| s.store(&mut blocks[j * L + i], v));
             }
             for r in 0..used {
                 let mut dots = [s.splat(0.0); L];
-                for j in 0..vectors {
-                    let query = s.load(block(queries, r * wide + j * L));
+                let (query, _) = queries[r * wide..(r + 1) * wide].as_chunks::<L>();
+                for (query, keys) in query.iter().zip(blocks.as_chunks::<L>().0) {
+                    let query = s.load(query);
                     for i in 0..L {
-                        dots[i] = s.fma(query, s.load(block(keys, i * wide + j * L)), dots[i]);
+                        dots[i] = s.fma(query, s.load(&keys[i]), dots[i]);
                     }
                 }
                 let seen = mask.seen(r / group);
@@ -186,10 +188,8 @@ fn add_values<S: Simd, E: Elem, const N: usize>(
     let mut acc = [[s.splat(0.0); N]; BLOCK];
     let p: [&[f32]; BLOCK] = std::array::from_fn(|r| &p[(at.0 + r) * PIECE..][..count]);
     for i in 0..count {
-        let mut values = [s.splat(0.0); N];
-        for n in 0..N {
-            values[n] = v.load(s, i, at.1 + n);
-        }
+        v.prefetch(i + L);
+        let values: [S::V; N] = v.vectors(s, i, at.1);
         for r in 0..BLOCK {
             let p = s.splat(p[r][i]);
             for n in 0..N {

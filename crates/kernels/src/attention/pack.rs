@@ -20,6 +20,52 @@ impl<'a, E: Elem> Rows<'a, E> {
         &self.x[at..at + self.d]
     }
 
+    /// Asks for row `i`, if there is one, to be brought into the cache.
+    #[inline(always)]
+    pub fn prefetch(&self, i: usize) {
+        if i < self.rows {
+            prefetch(self.row(i));
+        }
+    }
+
+    /// Calls `f(j, vector)` for the vectors of row `i`.
+    #[inline(always)]
+    pub fn each_vector<S: Simd>(&self, s: S, i: usize, mut f: impl FnMut(usize, S::V)) {
+        if i >= self.rows {
+            return (0..self.d.div_ceil(L)).for_each(
+                #[inline(always)]
+                |j| f(j, s.splat(0.0)),
+            );
+        }
+        let (whole, tail) = self.row(i).as_chunks::<L>();
+        for (j, x) in whole.iter().enumerate() {
+            f(j, E::load(s, x));
+        }
+        if !tail.is_empty() {
+            f(whole.len(), E::load_part(s, tail));
+        }
+    }
+
+    /// Vectors `from..from + N` of row `i`, which exists.
+    #[inline(always)]
+    pub fn vectors<S: Simd, const N: usize>(&self, s: S, i: usize, from: usize) -> [S::V; N] {
+        let mut out = [s.splat(0.0); N];
+        let (whole, _) = self.row(i).as_chunks::<L>();
+        match whole.get(from..from + N) {
+            Some(whole) => {
+                for n in 0..N {
+                    out[n] = E::load(s, &whole[n]);
+                }
+            }
+            None => {
+                for n in 0..N {
+                    out[n] = self.load(s, i, from + n);
+                }
+            }
+        }
+        out
+    }
+
     /// Vector `j` of row `i`.
     #[inline(always)]
     pub fn load<S: Simd>(&self, s: S, i: usize, j: usize) -> S::V {
@@ -41,9 +87,12 @@ pub(super) fn along<P: Product, E: Elem>(p: P, out: &mut [f32], x: Rows<E>, coun
     let vectors = x.d.div_ceil(L);
     let width = L / P::STEP;
     for (i, out) in out.chunks_exact_mut(vectors * width).take(count).enumerate() {
-        for j in 0..vectors {
-            p.store(&mut out[j * width..], x.load(p.lanes(), i, j));
-        }
+        x.each_vector(
+            p.lanes(),
+            i,
+            #[inline(always)]
+            |j, v| p.store(&mut out[j * width..], v),
+        );
     }
 }
 
@@ -74,4 +123,17 @@ pub(super) fn down<P: Product, E: Elem>(p: P, out: &mut [f32], x: Rows<E>, count
             s.store(block_mut(out, (u * vectors + j) * L), unit);
         }
     }
+}
+
+/// Asks for a slice to be brought into the cache.
+#[inline(always)]
+fn prefetch<E>(x: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..size_of_val(x)).step_by(64) {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program sees; the address is inside the slice.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().add(at)) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
 }

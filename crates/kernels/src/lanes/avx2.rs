@@ -56,6 +56,24 @@ fn scale2(v: __m256, n: __m256) -> __m256 {
     }
 }
 
+/// The sums of four vectors of `v` from `i` on, in each half of the result for one half of the lanes.
+#[inline(always)]
+fn sum_four(v: &[V; L], i: usize) -> __m256 {
+    // SAFETY: called from methods of `Avx2` only.
+    unsafe {
+        let a = _mm256_hadd_ps(_mm256_add_ps(v[i].0, v[i].1), _mm256_add_ps(v[i + 1].0, v[i + 1].1));
+        let b = _mm256_hadd_ps(_mm256_add_ps(v[i + 2].0, v[i + 2].1), _mm256_add_ps(v[i + 3].0, v[i + 3].1));
+        _mm256_hadd_ps(a, b)
+    }
+}
+
+/// The halves of `a` added, then those of `b`.
+#[inline(always)]
+fn sum_halves(a: __m256, b: __m256) -> __m256 {
+    // SAFETY: called from methods of `Avx2` only.
+    unsafe { _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)) }
+}
+
 impl Simd for Avx2 {
     type V = V;
     const WIDE: bool = false;
@@ -162,18 +180,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn sum_each(self, v: [V; L]) -> V {
-        // SAFETY: see `splat`.
-        unsafe {
-            let eight = |v: &[V]| {
-                let half = |i: usize| _mm256_add_ps(v[i].0, v[i].1);
-                let four = |i: usize| {
-                    let (a, b) = (_mm256_hadd_ps(half(i), half(i + 1)), _mm256_hadd_ps(half(i + 2), half(i + 3)));
-                    _mm256_hadd_ps(a, b)
-                };
-                let (a, b) = (four(0), four(4));
-                _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
-            };
-            (eight(&v[..8]), eight(&v[8..]))
-        }
+        let [a, b, c, d] = [sum_four(&v, 0), sum_four(&v, 4), sum_four(&v, 8), sum_four(&v, 12)];
+        (sum_halves(a, b), sum_halves(c, d))
     }
 }
