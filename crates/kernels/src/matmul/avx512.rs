@@ -1,7 +1,7 @@
 //! The micro-kernels for AVX-512: 14 × 32, f32 and bf16 pairs. 28 accumulators, two vectors of B and a broadcast of A
 //! that the instruction itself reads from memory: 30 of the 32 registers.
 
-use super::tile::{Kernel, LINE, Tile};
+use super::tile::{Kernel, LINE, Tile, each_row};
 use std::arch::x86_64::*;
 
 const MR: usize = 14;
@@ -33,20 +33,6 @@ pub(super) static F32: Kernel =
 
 pub(super) static BF16: Kernel =
     Kernel { nr: NR, pairs: true, lines: by_rows!(bf16_tile, false), across: by_rows!(bf16_tile, true) };
-
-/// `body` for each row below `R`, written out: the compiler does not unroll loops over more than nine rows of registers
-/// and keeps the sums in memory, at 2.5 cycles a product instead of one.
-macro_rules! each_row {
-    ($rows:ident, $r:ident, $body:block) => {
-        each_row!(@ $rows, $r, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
-    };
-    (@ $rows:ident, $r:ident, $body:block, $($i:literal)*) => {
-        $(if $i < $rows {
-            let $r: usize = $i;
-            $body
-        })*
-    };
-}
 
 /// A micro-kernel: the two types differ in the product and in how sums are rounded to bf16.
 macro_rules! micro_kernel {

@@ -164,16 +164,23 @@ unsafe fn transposed(isa: Isa, dst: *mut u8, src: *const u8, ld: usize, rows: us
         // SAFETY: `isa` is only made for what the processor has.
         Isa::Avx512 | Isa::Avx512Bf16 => unsafe { super::avx512::pack_transposed(dst, src, ld, rows, k, width) },
         _ => {
-            for unit in 0..k.div_ceil(4) {
-                for row in 0..width {
-                    // SAFETY: the unit is inside the row (its rest inside the array) and inside the panel.
-                    unsafe {
-                        let mut value = [0u8; 4];
-                        if row < rows {
-                            let bytes = (k - unit * 4).min(4);
-                            value.as_mut_ptr().copy_from_nonoverlapping(src.add(row * ld + unit * 4), bytes);
-                        }
-                        dst.add((unit * width + row) * 4).cast::<[u8; 4]>().write(value);
+            let whole = k / 4;
+            for row in 0..width {
+                let to = dst.cast::<u32>().wrapping_add(row);
+                let from = src.wrapping_add(row * ld);
+                // SAFETY: unit `u` of row `row` is at `u * width + row`, inside the panel; reads stay inside the row.
+                unsafe {
+                    if row >= rows {
+                        (0..k.div_ceil(4)).for_each(|unit| to.add(unit * width).write(0));
+                        continue;
+                    }
+                    for unit in 0..whole {
+                        to.add(unit * width).write(from.cast::<u32>().add(unit).read_unaligned());
+                    }
+                    if !k.is_multiple_of(4) {
+                        // Half a pair: the other half is zero.
+                        let half = from.add(whole * 4).cast::<u16>().read_unaligned();
+                        to.add(whole * width).cast::<[u16; 2]>().write([half, 0]);
                     }
                 }
             }

@@ -1,10 +1,12 @@
 //! The f32 micro-kernel in plain Rust. The compiler makes SSE2 or NEON code of it.
 
-use super::tile::{Kernel, LINE, Tile};
+use super::tile::{Kernel, LINE, Tile, each_row};
 use crate::bf16;
 
 const MR: usize = 4;
 const NR: usize = 8;
+/// Rows that [`each_row`] knows.
+const ROWS: usize = 14;
 
 pub(super) static F32: Kernel = Kernel {
     nr: NR,
@@ -16,22 +18,27 @@ pub(super) static F32: Kernel = Kernel {
 /// # Safety
 /// `t` describes valid memory for `R` rows.
 unsafe fn tile<const R: usize, const ACROSS: bool>(t: &Tile) {
-    let mut acc = [[0f32; NR]; R];
-    for step in 0..t.steps {
-        // SAFETY: the panels hold `steps` steps of `MR` and `NR` units.
-        let (a, b) = unsafe {
-            let at = if ACROSS { step * MR } else { step / LINE * (LINE * MR) + step % LINE };
-            (t.a.cast::<f32>().add(at), &*t.b.cast::<[f32; NR]>().add(step))
-        };
-        for r in 0..R {
-            // SAFETY: as above.
-            let a = unsafe { *a.add(if ACROSS { r } else { r * LINE }) };
-            for c in 0..NR {
-                acc[r][c] += a * b[c];
-            }
+    let mut acc = [[0f32; NR]; ROWS];
+    let (mut a, mut b) = (t.a.cast::<f32>(), t.b.cast::<[f32; NR]>());
+    let mut left = t.steps;
+    while left > 0 {
+        let steps = left.min(LINE);
+        for step in 0..steps {
+            // SAFETY: the panels hold `steps` steps of `MR` and `NR` units.
+            let row = unsafe { *b };
+            each_row!(R, r, {
+                // SAFETY: as above.
+                let x = unsafe { *a.add(if ACROSS { step * MR + r } else { r * LINE + step }) };
+                for c in 0..NR {
+                    acc[r][c] += x * row[c];
+                }
+            });
+            b = b.wrapping_add(1);
         }
+        a = a.wrapping_add(LINE * MR);
+        left -= steps;
     }
-    for (r, acc) in acc.iter_mut().enumerate() {
+    for (r, acc) in acc.iter_mut().enumerate().take(R) {
         for (c, acc) in acc.iter_mut().enumerate().take(t.cols) {
             // SAFETY: `init` and `out` hold `R` rows of `cols` elements.
             unsafe {

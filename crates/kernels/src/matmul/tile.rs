@@ -54,3 +54,18 @@ impl Kernel {
 
 /// Steps in a cache line.
 pub(super) const LINE: usize = 16;
+
+/// `body` for each row below `R` (at most 14), written out: the compiler does not unroll loops over more registers than
+/// a few and keeps the sums in memory, at 2.5 cycles a product instead of one.
+macro_rules! each_row {
+    ($rows:ident, $r:ident, $body:block) => {
+        each_row!(@ $rows, $r, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $rows:ident, $r:ident, $body:block, $($i:literal)*) => {
+        $(if $i < $rows {
+            let $r: usize = $i;
+            $body
+        })*
+    };
+}
+pub(super) use each_row;

@@ -78,8 +78,7 @@ pub(crate) unsafe fn scales_q45_k(b: *const u8) -> (__m256, __m256) {
     // SAFETY: as the caller promises.
     let (word, head) =
         unsafe { (|i: usize| b.add(4 + 4 * i).cast::<u32>().read_unaligned(), b.cast::<i32>().read_unaligned()) };
-    // SAFETY: as above.
-    let (w0, w1, w2) = unsafe { (word(0), word(1), word(2)) };
+    let (w0, w1, w2) = (word(0), word(1), word(2));
     let high = |w: u32| (w >> 6 & 0x0303_0303) << 4;
     let scales = (w0 & 0x3f3f_3f3f) as u64 | ((w2 & 0x0f0f_0f0f | high(w0)) as u64) << 32;
     let mins = (w1 & 0x3f3f_3f3f) as u64 | ((w2 >> 4 & 0x0f0f_0f0f | high(w1)) as u64) << 32;
