@@ -1,7 +1,7 @@
 //! Softmax and cross-entropy over a chunk of logits.
 
 use crate::Cpu;
-use crate::lanes::{Simd, Split, map1, math, simd_fn, sum1};
+use crate::lanes::{L, Simd, Split, map1, math, simd_fn, sum1};
 
 /// Logits that are read twice in a row (for their maximum and for their exponentials): a part of the first-level cache.
 const BLOCK: usize = 2048;
@@ -9,10 +9,18 @@ const BLOCK: usize = 2048;
 /// The largest of `x` and `floor`.
 #[inline(always)]
 fn largest<S: Simd>(s: S, x: &[f32], floor: f32) -> f32 {
-    let (blocks, tail) = x.as_chunks::<{ super::lanes::L }>();
+    // Four maxima in registers, so that they do not wait for each other.
+    let (fours, rest) = x.as_chunks::<{ 4 * L }>();
+    let (blocks, tail) = rest.as_chunks::<L>();
     let mut top = [s.splat(floor); 4];
-    for (i, block) in blocks.iter().enumerate() {
-        top[i % 4] = s.max(s.load(block), top[i % 4]);
+    for four in fours {
+        let (four, _) = four.as_chunks::<L>();
+        for i in 0..4 {
+            top[i] = s.max(s.load(&four[i]), top[i]);
+        }
+    }
+    for block in blocks {
+        top[0] = s.max(s.load(block), top[0]);
     }
     let top = s.max_lane(s.max(s.max(top[0], top[1]), s.max(top[2], top[3])));
     tail.iter().fold(top, |top, x| if *x > top { *x } else { top })
@@ -31,7 +39,7 @@ simd_fn! {
             }
             // Minus infinity everywhere so far: there is nothing to add, and -inf - -inf would be NaN.
             let shift = s.splat(if top == f32::NEG_INFINITY { 0.0 } else { top });
-            let (body, tail) = block.split_at(block.len() / 16 * 16);
+            let (body, tail) = block.split_at(block.len() / L * L);
             total += sum1(s, body, #[inline(always)] |acc, x| s.add(acc, math::exp(s, s.sub(x, shift)))) as f64;
             let shift = if top == f32::NEG_INFINITY { 0.0 } else { top };
             total += tail.iter().map(|x| ((x - shift) as f64).exp()).sum::<f64>();
@@ -56,12 +64,12 @@ simd_fn! {
 /// `x := f(x)`.
 #[inline(always)]
 fn inplace<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::V) -> S::V) {
-    let (blocks, tail) = x.as_chunks_mut::<{ super::lanes::L }>();
+    let (blocks, tail) = x.as_chunks_mut::<L>();
     for block in blocks {
         s.store(block, f(s.load(block)));
     }
     if !tail.is_empty() {
-        let mut copy = [0.0; super::lanes::L];
+        let mut copy = [0.0; L];
         copy[..tail.len()].copy_from_slice(tail);
         map1(s, tail, &copy[..tail.len()], f);
     }

@@ -60,11 +60,8 @@ simd_fn! {
         s, dx: &mut [E], dy: &[E], x: &[E], w: &[f32], add: f32, rstd: f32, accumulate: bool,
     ) {
         let (r, add) = (s.splat(rstd), s.splat(add));
-        let mut dots = [s.splat(0.0); 2];
-        each3(s, dy, x, w, #[inline(always)] |i, dy, x, w| {
-            dots[i] = s.fma(s.mul(dy, s.add(w, add)), x, dots[i]);
-        });
-        let mean = s.sum(s.add(dots[0], dots[1])) * rstd / x.len() as f32;
+        let dot = sum3(s, dy, x, w, #[inline(always)] |acc, dy, x, w| s.fma(s.mul(dy, s.add(w, add)), x, acc));
+        let mean = dot * rstd / x.len() as f32;
         // x̂ · mean(g·x̂) as x · (rstd · mean)
         let back = s.splat(-mean * rstd);
         write3(s, dx, dy, x, w, accumulate, #[inline(always)] |dy, x, w| {
@@ -96,12 +93,9 @@ simd_fn! {
         s, dx: &mut [E], dy: &[E], x: &[E], w: &[f32], mean: f32, rstd: f32, accumulate: bool,
     ) {
         let (m, r) = (s.splat(mean), s.splat(rstd));
-        let mut dots = [s.splat(0.0); 2];
-        each3(s, dy, x, w, #[inline(always)] |i, dy, x, w| {
-            dots[i] = s.fma(s.mul(dy, w), s.sub(x, m), dots[i]);
-        });
         let n = x.len() as f32;
-        let along = s.sum(s.add(dots[0], dots[1])) * rstd / n;
+        let dot = sum3(s, dy, x, w, #[inline(always)] |acc, dy, x, w| s.fma(s.mul(dy, w), s.sub(x, m), acc));
+        let along = dot * rstd / n;
         let level = sum2(s, dy, w, #[inline(always)] |acc, dy, w| s.fma(dy, w, acc)) / n;
         let (back, level) = (s.splat(-along * rstd), s.splat(level));
         write3(s, dx, dy, x, w, accumulate, #[inline(always)] |dy, x, w| {
@@ -110,25 +104,31 @@ simd_fn! {
     }
 }
 
-/// Calls `f(i, a, b, c)` for every block of lanes, `i` alternating between 0 and 1; the last block is padded with zeros.
+/// `Σ f(a, b, c)` as an update of the sum, with `f(acc, 0, 0, 0) = acc`: two sums of sixteen lanes, so that the additions
+/// overlap.
 #[inline(always)]
-fn each3<S: Simd, A: Elem, B: Elem, C: Elem>(
+fn sum3<S: Simd, A: Elem, B: Elem, C: Elem>(
     s: S,
     a: &[A],
     b: &[B],
     c: &[C],
-    mut f: impl FnMut(usize, S::V, S::V, S::V),
-) {
+    f: impl Fn(S::V, S::V, S::V, S::V) -> S::V,
+) -> f32 {
     assert_eq!((a.len(), a.len()), (b.len(), c.len()));
+    let (mut even, mut odd) = (s.splat(0.0), s.splat(0.0));
     let (ab, at) = a.as_chunks::<L>();
     let (bb, bt) = b.as_chunks::<L>();
     let (cb, ct) = c.as_chunks::<L>();
-    for (i, ((a, b), c)) in ab.iter().zip(bb).zip(cb).enumerate() {
-        f(i % 2, A::load(s, a), B::load(s, b), C::load(s, c));
+    for ((a, b), c) in ab.chunks(2).zip(bb.chunks(2)).zip(cb.chunks(2)) {
+        even = f(even, A::load(s, &a[0]), B::load(s, &b[0]), C::load(s, &c[0]));
+        if let ([_, a], [_, b], [_, c]) = (a, b, c) {
+            odd = f(odd, A::load(s, a), B::load(s, b), C::load(s, c));
+        }
     }
     if !at.is_empty() {
-        f(0, A::load_part(s, at), B::load_part(s, bt), C::load_part(s, ct));
+        even = f(even, A::load_part(s, at), B::load_part(s, bt), C::load_part(s, ct));
     }
+    s.sum(s.add(even, odd))
 }
 
 /// `out = f(a, b, c)`, added to `out` if `accumulate`.

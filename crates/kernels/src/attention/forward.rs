@@ -167,14 +167,16 @@ fn softmax<P: Product>(
     let s = p.lanes();
     let old = s.load(state.0);
     let mut top = [old; 2];
-    for r in 0..count {
-        let at = block_mut(scores, r * QUERIES + col);
-        let mut x = s.load(at);
-        if let Some(mask) = mask {
-            x = mask.apply(s, x, query, key + r);
-            s.store(at, x);
+    for r in (0..count).step_by(2) {
+        for i in 0..2 {
+            let at = block_mut(scores, (r + i) * QUERIES + col);
+            let mut x = s.load(at);
+            if let Some(mask) = mask {
+                x = mask.apply(s, x, query, key + r + i);
+                s.store(at, x);
+            }
+            top[i] = s.max(x, top[i]);
         }
-        top[r % 2] = s.max(x, top[r % 2]);
     }
     let top = s.max(top[0], top[1]);
     // Exponentials to base 2 of scores in units of ln 2. Where no key was seen yet, any finite shift will do.
