@@ -103,9 +103,13 @@ impl Run<'_> {
             say(Event::Note { text }, &mut reporter)?;
         }
 
-        let (mut losses, mut times, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut times, mut rates) = (Vec::new(), Vec::new());
         let mut reason = EndReason::Done;
         while progress.step < steps {
+            if self.waited_long_enough(&progress) {
+                reason = EndReason::EarlyStop;
+                break;
+            }
             if self.stop.load(Ordering::Relaxed) {
                 reason = EndReason::Interrupted;
                 break;
@@ -115,13 +119,13 @@ impl Run<'_> {
             let step = progress.step + 1;
             let accumulation = self.recipe.gradient_accumulation.max(1);
             let batches: Vec<Batch> = (0..accumulation).map(|_| self.batches.next_batch()).collect();
-            let lr = schedule::learning_rate(&self.recipe.schedule, self.recipe.optimizer.learning_rate, step - 1, steps);
+            let lr =
+                schedule::learning_rate(&self.recipe.schedule, self.recipe.optimizer.learning_rate, step - 1, steps);
             let done = self.trainer.step(&batches, step, progress.tokens, lr, self.recipe.max_grad_norm)?;
             let step_s = started.elapsed().as_secs_f64();
             progress.step = step;
             progress.tokens += done.tokens as u64;
             progress.train_s += step_s;
-            losses.push(done.loss);
             times.push(step_s);
             rates.push(done.tokens as f64 / step_s);
             if step.is_multiple_of(self.recipe.log_every.max(1)) || step == steps {
@@ -142,7 +146,7 @@ impl Run<'_> {
             let last = step == steps;
             if !self.valid.is_empty() && (last || due(step, self.recipe.eval_every)) {
                 let (loss, tokens) = self.evaluate();
-                let best = progress.best_loss.is_none_or(|b| loss < b);
+                let best = loss.is_finite() && progress.best_loss.is_none_or(|b| loss < b);
                 progress.valid_loss = Some(loss);
                 progress.evals_since_best = if best { 0 } else { progress.evals_since_best + 1 };
                 if best {
@@ -152,26 +156,24 @@ impl Run<'_> {
                     }
                 }
                 say(Event::Eval { step, loss, tokens, best }, &mut reporter)?;
-                if self.recipe.patience > 0 && progress.evals_since_best >= self.recipe.patience {
-                    reason = EndReason::EarlyStop;
-                    break;
-                }
             }
-            if !last && due(step, self.recipe.save_every) {
+            if !last && !self.waited_long_enough(&progress) && due(step, self.recipe.save_every) {
                 self.save(&mut progress, &mut reporter, &mut say)?;
             }
         }
 
         self.save(&mut progress, &mut reporter, &mut say)?;
-        if reason != EndReason::Interrupted && self.recipe.patience > 0 && !self.valid.is_empty() {
+        if reason != EndReason::Interrupted && self.recipe.patience > 0 && progress.best_loss.is_some() {
             state::load_best(self.vfs, self.dir, &mut self.trainer)?;
         }
         say(Event::End { step: progress.step, reason }, &mut reporter)?;
-        let tail = &losses[losses.len().saturating_sub(10)..];
+        // From the log, which also has the steps of earlier parts of the run.
+        let logged = &reporter.metrics().steps;
+        let tail = &logged[logged.len().saturating_sub(10)..];
         Ok(Outcome {
             reason,
             steps,
-            train_loss: tail.iter().sum::<f64>() / tail.len().max(1) as f64,
+            train_loss: tail.iter().map(|s| s.loss).sum::<f64>() / tail.len().max(1) as f64,
             valid_loss: progress.valid_loss,
             step_s: median(&mut times),
             tokens_per_s: median(&mut rates),
@@ -196,6 +198,12 @@ impl Run<'_> {
             start = end;
         }
         (sum / tokens.max(1) as f64, tokens)
+    }
+
+    /// Whether so many evaluations in a row were no better that the run ends here. Asked of the saved state, so that a run
+    /// that has ended this way and is resumed does not go on.
+    fn waited_long_enough(&self, progress: &Progress) -> bool {
+        self.recipe.patience > 0 && progress.evals_since_best >= self.recipe.patience
     }
 
     fn save(

@@ -125,7 +125,11 @@ pub fn save_best(vfs: &dyn Vfs, dir: &Path, trainer: &Trainer) -> Result<(), Sta
         vfs.rename(&temporary, &path)?;
         vfs.sync_dir(dir)
     };
-    write().map_err(|source| StateError::Io { path: path.display().to_string(), source })
+    write().map_err(|source| {
+        // Half of it would only fill the disk.
+        let _ = vfs.remove_file(&temporary);
+        StateError::Io { path: path.display().to_string(), source }
+    })
 }
 
 /// Puts the parameters of the best evaluation back.

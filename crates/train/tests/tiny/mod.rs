@@ -1,0 +1,209 @@
+//! Whole runs on the tiny golden llama: what a test asks for in a [`Case`], and what is left at the end, bit for bit.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ounce_data::{Batches, Settings, Tokenized};
+use ounce_model::{Model, adapters::lora};
+use ounce_spec::Event;
+use ounce_spec::recipe::{Compute, Method, OptimizerName, Recipe};
+use ounce_tensor::kernels::Cpu;
+use ounce_tensor::{Device, Elem};
+use ounce_train::report::{METRICS, Metrics};
+use ounce_train::vfs::Vfs;
+use ounce_train::{Outcome, Run, TrainError, Trainer};
+
+/// Token ids of the model; the last one is in no example unless a test puts it there.
+pub const VOCABULARY: u32 = 97;
+pub const MAX_LENGTH: usize = 24;
+/// Of every run here, unless a test wants another.
+pub const HASH: &str = "the recipe and the data";
+
+pub fn model_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama")
+}
+
+/// A directory for a run, in memory where the system has such a place: what survives a power cut is tested elsewhere, and
+/// syncing to a disk is most of the time of a tiny run.
+pub fn run_dir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+pub fn device(threads: usize) -> Device {
+    Device::cpu(Cpu::new(threads))
+}
+
+/// One kind of run.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub name: &'static str,
+    pub recipe: Recipe,
+    /// Sequences to evaluate on.
+    pub valid: usize,
+    /// Blocks recompute their activations.
+    pub recompute: bool,
+}
+
+impl Case {
+    /// LoRA with dropout in f32: nine steps of two packed rows, a checkpoint every three.
+    pub fn lora() -> Case {
+        let mut recipe = Recipe { batch_size: 2, max_steps: Some(9), save_every: 3, seed: 5, ..Recipe::default() };
+        recipe.data.max_length = MAX_LENGTH;
+        recipe.lora.rank = 4;
+        recipe.lora.dropout = 0.2;
+        recipe.optimizer.learning_rate = 1e-2;
+        recipe.compute = Compute::F32;
+        Case { name: "lora", recipe, valid: 0, recompute: false }
+    }
+
+    pub fn full() -> Case {
+        let mut case = Case::lora().named("full");
+        case.recipe.method = Method::Full;
+        case.recipe.optimizer.weight_decay = 0.01;
+        case
+    }
+
+    pub fn named(self, name: &'static str) -> Case {
+        Case { name, ..self }
+    }
+
+    pub fn bf16(mut self, name: &'static str) -> Case {
+        self.recipe.compute = Compute::Bf16;
+        self.named(name)
+    }
+
+    /// Evaluates on six sequences every other step, and stops early after `patience` without a better one.
+    pub fn evaluating(mut self, name: &'static str, patience: usize) -> Case {
+        (self.recipe.eval_every, self.recipe.patience, self.valid) = (2, patience, 6);
+        self.named(name)
+    }
+
+    /// Plain SGD without clipping or warm-up: a step of rate 64 moves each parameter by 64 gradients.
+    pub fn sgd(mut self) -> Case {
+        self.recipe.optimizer.name = OptimizerName::Sgd;
+        (self.recipe.optimizer.momentum, self.recipe.optimizer.weight_decay) = (0.0, 0.0);
+        self
+    }
+
+    pub fn trainer(&self, device: &Device) -> Trainer {
+        let recipe = &self.recipe;
+        let checkpoint = ounce_formats::open(&model_dir()).unwrap();
+        let mut model = Model::load(device, &checkpoint, MAX_LENGTH).unwrap();
+        let trained = match recipe.method {
+            Method::Full => model.make_dense(device),
+            Method::Lora => lora::attach(&mut model, device, &recipe.lora, recipe.seed).unwrap(),
+        };
+        let elem = if recipe.compute == Compute::F32 { Elem::F32 } else { Elem::Bf16 };
+        let keep = vec![!self.recompute; model.family.blocks()];
+        Trainer::new(device, model, trained, ounce_optim::from_recipe(&recipe.optimizer), elem, &keep, recipe.seed)
+    }
+
+    pub fn batches(&self) -> Batches {
+        let recipe = &self.recipe;
+        let settings = Settings {
+            seed: recipe.seed,
+            batch_size: recipe.batch_size,
+            max_length: MAX_LENGTH,
+            packing: recipe.data.packing,
+            shuffle: recipe.data.shuffle,
+            weights: vec![],
+        };
+        Batches::new(sequences(23, 1), settings).unwrap()
+    }
+
+    pub fn run<'a>(&'a self, device: &Device, dir: &'a Path, vfs: &'a dyn Vfs, stop: &'a AtomicBool) -> Run<'a> {
+        Run {
+            recipe: &self.recipe,
+            trainer: self.trainer(device),
+            batches: self.batches(),
+            valid: sequences(self.valid, 2),
+            dir,
+            vfs,
+            recipe_hash: HASH.into(),
+            stop,
+        }
+    }
+
+    /// Trains until the end, or until step `stop_after` is done (0: before the first).
+    pub fn train(
+        &self,
+        device: &Device,
+        dir: &Path,
+        vfs: &dyn Vfs,
+        resume: bool,
+        stop_after: Option<usize>,
+    ) -> Result<(Outcome, Left), TrainError> {
+        let stop = AtomicBool::new(stop_after == Some(0));
+        let mut run = self.run(device, dir, vfs, &stop);
+        let outcome = run.train(resume, &mut |event| match event {
+            Event::Step { step, .. } if stop_after == Some(*step) => stop.store(true, Ordering::Relaxed),
+            _ => {}
+        })?;
+        let left = Left::of(&run.trainer, dir);
+        Ok((outcome, left))
+    }
+}
+
+/// `count` sequences of 3 to 20 tokens, the same for the same `seed`; the first tokens bear no loss.
+pub fn sequences(count: usize, seed: u64) -> Vec<Tokenized> {
+    let mut state = seed;
+    let mut next = |below: u64| {
+        // Knuth's MMIX generator; the high bits are good.
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    };
+    (0..count as u32)
+        .map(|example| {
+            let length = 3 + next(18) as usize;
+            let ids = (0..length).map(|_| next(u64::from(VOCABULARY) - 1) as u32).collect();
+            let quiet = next(3) as usize;
+            Tokenized { ids, loss: (0..length).map(|t| t >= quiet).collect(), example, source: 0 }
+        })
+        .collect()
+}
+
+/// What a run leaves: equal only if every bit is.
+#[derive(Clone, PartialEq)]
+pub struct Left {
+    pub params: Vec<(String, Vec<u32>)>,
+    pub state: Vec<(String, Vec<u32>)>,
+    /// Step and loss of the log, as bits.
+    pub losses: Vec<(usize, u64)>,
+    pub evals: Vec<(usize, u64, bool)>,
+}
+
+impl Left {
+    pub fn of(trainer: &Trainer, dir: &Path) -> Left {
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect();
+        let name = |p| trainer.model.params[p].name.clone();
+        let params = trainer.trained.iter().map(|&p| (name(p), bits(trainer.values(p)))).collect();
+        let states = trainer.trained.iter().zip(&trainer.states);
+        let state = states
+            .flat_map(|(&p, s)| s.buffers().map(move |(buffer, v)| (format!("{}.{buffer}", name(p)), bits(v))))
+            .collect();
+        let log = Metrics::read(&dir.join(METRICS)).unwrap();
+        assert_eq!(log.skipped, []);
+        Left {
+            params,
+            state,
+            losses: log.steps.iter().map(|s| (s.step, s.loss.to_bits())).collect(),
+            evals: log.evals.iter().map(|e| (e.step, e.loss.to_bits(), e.best)).collect(),
+        }
+    }
+
+    /// Fails with the first difference by name.
+    pub fn assert_equal(&self, other: &Left, what: &str) {
+        assert_eq!(self.losses, other.losses, "{what}: losses");
+        assert_eq!(self.evals, other.evals, "{what}: evaluations");
+        for (kind, ours, theirs) in [("parameters", &self.params, &other.params), ("state", &self.state, &other.state)]
+        {
+            assert_eq!(ours.len(), theirs.len(), "{what}: {kind}");
+            for ((name, a), (other_name, b)) in ours.iter().zip(theirs) {
+                assert_eq!(name, other_name, "{what}: {kind}");
+                let wrong = a.iter().zip(b).filter(|(a, b)| a != b).count();
+                assert!(a.len() == b.len() && wrong == 0, "{what}: {wrong} of {} values of {name} differ", a.len());
+            }
+        }
+    }
+}
