@@ -7,7 +7,8 @@ use ounce_formats::hf::{self, Companions};
 use ounce_formats::save::Info;
 use ounce_formats::{Checkpoint, Kind, TensorData, gguf};
 use ounce_spec::DType;
-use ounce_tensor::kernels::{QuantFormat, bf16, f16, quant};
+use ounce_tensor::kernels::{bf16, f16, quant};
+use ounce_tensor::quant_format;
 
 use crate::codes;
 use crate::error::{CliError, Result};
@@ -22,6 +23,9 @@ pub struct Export<'a> {
     pub kind: Kind,
     /// Type of the matrices; vectors stay f32. `None`: each as it is, as far as the form can hold it.
     pub dtype: Option<DType>,
+    /// Whether a tensor's values are changed (by an adapter). Quantised ones then become q8_0 where `dtype` says nothing:
+    /// rounding them to 4 bits again would take away most of what was added.
+    pub changed: &'a dyn Fn(&str) -> bool,
     /// Directory or file.
     pub out: PathBuf,
     /// Directory that tokenizer files are copied from, where the checkpoint has none (GGUF → Hugging Face).
@@ -83,7 +87,7 @@ impl Export<'_> {
             return Err(CliError::new(&codes::USAGE, format!("a Hugging Face directory cannot hold {}", dtype.name()))
                 .help("--dtype f32, bf16 or f16, or --to gguf"));
         }
-        let (mut kept, mut decoded) = (Vec::new(), 0);
+        let (mut kept, mut decoded, mut grown) = (Vec::new(), 0, 0);
         let mut rounded = std::collections::BTreeMap::<(DType, DType), usize>::new();
         let infos = self.checkpoint.tensors.iter().map(|(name, tensor)| {
             let row = tensor.shape.last().copied().unwrap_or(1);
@@ -92,6 +96,10 @@ impl Export<'_> {
                 (None, Kind::HuggingFace) if tensor.dtype.is_quantized() => {
                     decoded += 1;
                     DType::BF16
+                }
+                (None, _) if tensor.dtype.is_quantized() && (self.changed)(name) => {
+                    grown += 1;
+                    if row % DType::Q8_0.block_len() == 0 { DType::Q8_0 } else { DType::F16 }
                 }
                 (None, _) => tensor.dtype,
                 (Some(_), _) if vector => {
@@ -107,7 +115,7 @@ impl Export<'_> {
                 }
                 (Some(wanted), _) => wanted,
             };
-            if dtype != tensor.dtype && !exact(tensor.dtype, dtype) {
+            if self.dtype.is_some() && dtype != tensor.dtype && !exact(tensor.dtype, dtype) {
                 *rounded.entry((tensor.dtype, dtype)).or_default() += 1;
             }
             Info { name: name.into(), dtype, shape: tensor.shape.clone() }
@@ -115,6 +123,10 @@ impl Export<'_> {
         let infos: Vec<Info> = infos.collect();
         for ((from, to), n) in rounded {
             losses.push(format!("{n} tensors are rounded from {} to {}", from.name(), to.name()));
+        }
+        if grown > 0 {
+            losses
+                .push(format!("{grown} quantised tensors with an adapter become q8_0; --dtype f16 or f32 keeps more"));
         }
         if decoded > 0 && self.dtype.is_none() {
             losses.push(format!("{decoded} quantised tensors become bf16; --dtype f32 keeps their exact values"));
@@ -173,20 +185,6 @@ fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
 /// Whether every value of `from` is one of `to`.
 fn exact(from: DType, to: DType) -> bool {
     to == DType::F32 || from == to
-}
-
-fn quant_format(dtype: DType) -> Option<QuantFormat> {
-    Some(match dtype {
-        DType::Q4_0 => QuantFormat::Q4_0,
-        DType::Q4_1 => QuantFormat::Q4_1,
-        DType::Q5_0 => QuantFormat::Q5_0,
-        DType::Q5_1 => QuantFormat::Q5_1,
-        DType::Q8_0 => QuantFormat::Q8_0,
-        DType::Q4_K => QuantFormat::Q4K,
-        DType::Q5_K => QuantFormat::Q5K,
-        DType::Q6_K => QuantFormat::Q6K,
-        DType::F32 | DType::F16 | DType::BF16 => return None,
-    })
 }
 
 fn make_parent(path: &Path) -> Result<()> {

@@ -38,6 +38,10 @@ impl Attention {
         self.o.forward(g, out, rows)
     }
 
+    pub fn linears(&self) -> [&Linear; 4] {
+        [&self.q, &self.k, &self.v, &self.o]
+    }
+
     pub fn linears_mut(&mut self) -> [&mut Linear; 4] {
         [&mut self.q, &mut self.k, &mut self.v, &mut self.o]
     }

@@ -33,6 +33,10 @@ impl GatedMlp {
         self.down.forward(g, hidden, rows)
     }
 
+    pub fn linears(&self) -> [&Linear; 3] {
+        [&self.gate, &self.up, &self.down]
+    }
+
     pub fn linears_mut(&mut self) -> [&mut Linear; 3] {
         [&mut self.gate, &mut self.up, &mut self.down]
     }

@@ -33,4 +33,4 @@ pub use sink::{Accumulate, GradSink, NoGrad};
 pub use stage::{Pass, Policy, Segments, Stage};
 pub use tape::Tape;
 pub use tensor::{Elem, Tensor};
-pub use weight::{StoredBytes, Weight};
+pub use weight::{StoredBytes, Weight, quant_format};

@@ -173,6 +173,14 @@ impl Tensor {
         copy
     }
 
+    /// `factor · self` in storage of its own.
+    pub fn scaled(&self, device: &Device, factor: f32) -> Tensor {
+        let mut out = Tensor::empty(device, self.elem, self.rows, self.cols, self.purpose());
+        let cost = crate::Cost::elementwise(self.len(), 2 * self.elem.bytes());
+        device.run(cost, |cpu| cpu.scale(out.output(), self.input(), factor));
+        out
+    }
+
     fn buffer_mut(&mut self) -> &mut Buffer {
         Arc::get_mut(&mut self.storage).expect("writing to a tensor that is shared")
     }

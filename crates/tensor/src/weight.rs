@@ -139,7 +139,7 @@ pub(crate) fn matmul_kernel(elem: Elem, n: usize, k: usize) -> Kernel {
 }
 
 /// The kernel's name of a quantised storage type.
-pub(crate) fn quant_format(dtype: DType) -> Option<QuantFormat> {
+pub fn quant_format(dtype: DType) -> Option<QuantFormat> {
     Some(match dtype {
         DType::Q4_0 => QuantFormat::Q4_0,
         DType::Q4_1 => QuantFormat::Q4_1,

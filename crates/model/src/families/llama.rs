@@ -97,13 +97,7 @@ impl Family for Llama {
     }
 
     fn linears(&self) -> Vec<&Linear> {
-        self.blocks
-            .iter()
-            .flat_map(|b| {
-                let (a, m) = (&b.attention, &b.mlp);
-                [&a.q, &a.k, &a.v, &a.o, &m.gate, &m.up, &m.down]
-            })
-            .collect()
+        self.blocks.iter().flat_map(|b| b.attention.linears().into_iter().chain(b.mlp.linears())).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {

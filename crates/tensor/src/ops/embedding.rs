@@ -6,7 +6,7 @@ use super::{Op, Rule};
 use crate::graph::{Context, Graph, Var};
 use crate::params::ParamId;
 use crate::tape::Backward;
-use crate::{Cost, Elem, Tensor};
+use crate::{Elem, Tensor};
 
 pub(crate) struct Embedding {
     ids: Arc<[u32]>,
@@ -22,17 +22,6 @@ impl Graph<'_> {
     }
 }
 
-fn scale_inplace(device: &crate::Device, t: &mut Tensor, scale: f32) {
-    if scale == 1.0 {
-        return;
-    }
-    // out += (scale - 1)·out would round twice; a copy keeps it exact.
-    let copy = t.clone();
-    let mut out = Tensor::empty(device, t.elem(), t.rows(), t.cols(), t.purpose());
-    device.run(Cost::elementwise(t.len(), 2 * t.elem().bytes()), |cpu| cpu.scale(out.output(), copy.input(), scale));
-    *t = out;
-}
-
 impl Rule for Embedding {
     fn operands(&self) -> Vec<Var> {
         Vec::new()
@@ -44,13 +33,14 @@ impl Rule for Embedding {
         let table = cx.params.weight(self.table);
         let mut out = cx.empty(self.elem, self.ids.len(), table.shape().1);
         table.rows(cx.device, &mut out, &self.ids);
-        scale_inplace(cx.device, &mut out, self.scale);
-        vec![out]
+        vec![if self.scale == 1.0 { out } else { out.scaled(cx.device, self.scale) }]
     }
     fn backward(&self, walk: &mut Backward, outputs: &[Var]) {
         let Some(mut dy) = walk.take_grad(outputs[0]) else { return };
         if walk.wants(self.table) {
-            scale_inplace(walk.device, &mut dy, self.scale);
+            if self.scale != 1.0 {
+                dy = dy.scaled(walk.device, self.scale);
+            }
             walk.sink.rows(walk.device, self.table, &self.ids, &dy);
         }
     }

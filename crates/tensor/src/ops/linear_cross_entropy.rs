@@ -146,17 +146,11 @@ impl Rule for LinearCrossEntropy {
             });
         }
         if walk.needs(self.x) {
-            let dx = rescale(walk.device, kept.dx.as_ref().expect("recorded with a gradient in view"), scale);
+            let dx = kept.dx.as_ref().expect("recorded with a gradient in view").scaled(walk.device, scale);
             let dx = spread(walk.device, &dx, &self.rows, self.loss.targets.len());
             walk.add(self.x, dx);
         }
     }
-}
-
-fn rescale(device: &Device, t: &Tensor, scale: f32) -> Tensor {
-    let mut out = Tensor::empty(device, t.elem(), t.rows(), t.cols(), t.purpose());
-    device.run(Cost::elementwise(t.len(), 2 * t.elem().bytes()), |cpu| cpu.scale(out.output(), t.input(), scale));
-    out
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! `y += scale · (x Aᵀ) Bᵀ`: the low-rank update of a linear layer (LoRA, Hu et al. 2021). Works in place on `y`.
 
 use super::{Op, Rule};
-use crate::device::Cost;
 use crate::graph::{Context, Graph, Var};
 use crate::params::ParamId;
 use crate::tape::{Backward, Question};
@@ -40,7 +39,7 @@ impl Rule for LowRank {
         let (a, b) = (cx.params.weight(self.a), cx.params.weight(self.b));
         let mut u = cx.empty(x.elem(), x.rows(), a.shape().0);
         a.apply(cx.device, &mut u, &x, false);
-        let u = scaled(cx.device, &u, self.scale);
+        let u = u.scaled(cx.device, self.scale);
         b.apply(cx.device, &mut y, &u, true);
         self.u = needs_grad.then_some(u);
         vec![y]
@@ -57,7 +56,7 @@ impl Rule for LowRank {
             let rank = walk.params.weight(self.a).shape().0;
             let mut du = Tensor::empty(walk.device, dy.elem(), dy.rows(), rank, Purpose::Activations);
             walk.params.weight(self.b).apply_t(walk.device, &mut du, &dy, false);
-            let du = scaled(walk.device, &du, self.scale);
+            let du = du.scaled(walk.device, self.scale);
             if walk.wants(self.a) {
                 let x = walk.value(self.x);
                 walk.sink.outer(walk.device, self.a, &du, &x);
@@ -71,12 +70,6 @@ impl Rule for LowRank {
         }
         walk.add(self.y, dy);
     }
-}
-
-fn scaled(device: &crate::Device, t: &Tensor, scale: f32) -> Tensor {
-    let mut out = Tensor::empty(device, t.elem(), t.rows(), t.cols(), t.purpose());
-    device.run(Cost::elementwise(t.len(), 2 * t.elem().bytes()), |cpu| cpu.scale(out.output(), t.input(), scale));
-    out
 }
 
 #[cfg(test)]
