@@ -1,12 +1,20 @@
-//! Ctrl-C and SIGTERM: the first asks a run to save and stop, the second ends the process at once.
+//! Ctrl-C and SIGTERM: the first asks a run to save and stop, the second ends the process at once. And the signal of a
+//! file size limit, which must not end it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 use crate::codes::{self, Code};
+
+/// A write beyond the limit on file sizes (`ulimit -f`) then fails like one on a full disk, with an error that says what to
+/// do; as the system has it, it would end the process without a word.
+pub fn let_large_writes_fail() {
+    // Nobody looks at the flag: that the signal is handled is enough.
+    let _ = flag::register(SIGXFSZ, Arc::default());
+}
 
 /// Flags that signals set.
 #[derive(Clone, Debug, Default)]

@@ -18,6 +18,7 @@ use crate::env::Env;
 use crate::error::Result;
 use crate::flags::{Cli, Global, Verb};
 use crate::output::Output;
+use crate::signals;
 
 /// What every verb is given.
 pub struct Context {
@@ -38,6 +39,7 @@ impl Context {
 }
 
 pub fn run(cli: Cli, env: Env, out: Output) -> Result<Exit> {
+    signals::let_large_writes_fail();
     let context = Context { out, env, global: cli.global };
     match cli.verb {
         Verb::Doctor(args) => doctor::run(&context, args),

@@ -58,12 +58,13 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         units::seconds(plan.time.total_s)
     ));
 
+    // From here on there is something to save.
+    let signals = Signals::listen();
     std::fs::create_dir_all(&dir).map_err(|e| CliError::write(&dir, &e))?;
     let _lock = lock(&dir)?;
     if args.resume.is_none() {
         write_recipe(&dir, &recipe, &prepared)?;
     }
-    let signals = Signals::listen();
     let recipe_hash = prepared.hash(&recipe);
     let target = prepared.target.clone();
     let mut live = Live::new(context.out);
@@ -190,7 +191,8 @@ fn write_recipe(dir: &Path, recipe: &Recipe, prepared: &setup::Prepared) -> Resu
         prepared.fingerprint,
         recipe::to_yaml(recipe)
     );
-    std::fs::write(&path, text).map_err(|e| CliError::write(&path, &e))
+    // Whole or not there: half a recipe could neither be resumed nor started again.
+    ounce_formats::save::write_bytes(&path, text.as_bytes()).map_err(save::write_error)
 }
 
 fn train_error(error: TrainError, dir: &Path) -> CliError {

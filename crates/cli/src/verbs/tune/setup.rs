@@ -149,6 +149,8 @@ impl Prepared {
         let mut fixed = recipe.clone();
         fixed.out.clear();
         (fixed.log_every, fixed.save_every, fixed.save_limit) = (0, 0, 0);
+        // Recomputed activations have the bits of kept ones, so a run may go on where there is less memory.
+        fixed.activations = Activations::default();
         // A model that was moved is the same model; its shape is checked when the state is put back.
         fixed.model.clear();
         let json = serde_json::to_vec(&fixed).expect("plain data with text keys");
