@@ -73,6 +73,7 @@ codes! {
     HUB_ANSWER = "O0404", Failed, "the hub's answer is unsafe or makes no sense";
     CHECKSUM = "O0405", Failed, "a downloaded file is not what the hub announced";
     TASK = "O0501", Failed, "a task file cannot be used";
+    GATE = "O0502", Gate, "a score is below what was asked for";
 }
 
 #[cfg(test)]

@@ -41,6 +41,11 @@ fn main() -> ExitCode {
             let _ = e.print();
             Exit::Done
         }
+        Err(e) if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let out = Output::new(false, false, output::ColorChoice::Auto, env.no_color);
+            out.alarm(&format!("{}\n", e.render()));
+            fail(&CliError::new(&codes::USAGE, "a verb is missing").help("choose one of the commands above"), out)
+        }
         Err(e) => fail(&usage(&e), Output::new(false, false, output::ColorChoice::Auto, env.no_color)),
     };
     ExitCode::from(exit.code())
@@ -73,7 +78,9 @@ fn usage(error: &clap::Error) -> CliError {
 
 /// A fault of the program itself, in the form of its errors.
 fn report_fault(info: &std::panic::PanicHookInfo) {
-    let text = info.payload_as_str().unwrap_or("unknown");
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("unknown");
     let mut error = CliError::new(&codes::INTERNAL, format!("a fault of ounce itself: {text}"));
     if let Some(at) = info.location() {
         error = error.at(format!("{}:{}", at.file(), at.line()), "");

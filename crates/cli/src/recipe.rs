@@ -135,7 +135,7 @@ impl Draft {
         let known = KEYS.iter().map(|k| k.path).chain(aliases::ALIASES.iter().map(|a| a.name));
         let help = match nearest(path.strip_prefix(&format!("{section}.")).unwrap_or(path), known)[..] {
             [] => "all keys: ounce schema recipe".into(),
-            [ref all @ ..] => format!("did you mean {}?", all.join(" or ")),
+            ref all => format!("did you mean {}?", all.join(" or ")),
         };
         self.faults.push(Fault { at: at.into(), what: format!("unknown key {path:?}"), help: Some(help) });
     }

@@ -46,7 +46,7 @@ pub struct Merge {
     /// PEFT adapter directory
     #[arg(long, value_name = "DIR")]
     pub adapter: String,
-    /// Type of matrices [default: as they are; quantised layers with an adapter are quantised again]
+    /// Type of matrices [default: as they are; quantised layers with an adapter become q8_0]
     #[arg(long, value_name = "TYPE", value_parser = parse_dtype)]
     pub dtype: Option<DType>,
     /// File (for a GGUF base) or directory to write

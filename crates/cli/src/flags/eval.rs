@@ -13,6 +13,7 @@ use super::talk::Model;
     ounce eval ./smollm2 --task test.jsonl\n  \
     ounce eval ./smollm2 --adapter runs/a --task test.jsonl --compare base\n  \
     ounce eval ./mine --task quiz.jsonl --compare ./theirs --json --out result.json\n  \
+    ounce eval ./smollm2 --adapter runs/a --task test.jsonl --at-least 90\n  \
     ounce eval ./gpt2 --data held-out.txt\n\n\
     A task is a .jsonl file: rows of `messages` (the last assistant message is the reference), of `prompt` and `answer`,\n\
     or of `question`, `choices` and `answer`. Answers are greedy. Intervals are 95 %; the comparison is paired: McNemar's\n\
@@ -44,6 +45,9 @@ pub struct Args {
     /// Answers generated side by side
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub parallel: usize,
+    /// Exit with code 3 if a task has fewer right records than this, percent
+    #[arg(long, value_name = "PERCENT")]
+    pub at_least: Option<f64>,
     /// Write every answer with its score to a file, JSON
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,

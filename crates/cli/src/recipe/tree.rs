@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn faults_of_the_text_have_a_line() {
-        assert_eq!(parse("a: 1\nb: [1,\n").unwrap_err().line.is_some(), true);
+        assert!(parse("a: 1\nb: [1,\n").unwrap_err().line.is_some());
         let e = parse("a: 1\na: 2\n").unwrap_err();
         assert_eq!(e.line, Some(2), "{}", e.what);
         assert!(parse("- a\n").unwrap_err().what.contains("a list"));

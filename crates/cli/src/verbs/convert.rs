@@ -1,6 +1,6 @@
 //! `ounce convert` and `ounce merge`: read, change, write.
 
-use ounce_formats::{Kind, peft};
+use ounce_formats::peft;
 use ounce_model::Model;
 use ounce_model::adapters::lora;
 use ounce_tensor::Device;
@@ -22,6 +22,7 @@ pub fn convert(context: &Context, args: Convert) -> Result<Exit> {
         checkpoint: &checkpoint,
         kind: args.to.into(),
         dtype: args.dtype,
+        changed: &|_| false,
         out: args.out,
         tokenizer: args.tokenizer,
     };
@@ -41,18 +42,19 @@ pub fn merge(context: &Context, args: Merge) -> Result<Exit> {
         peft::read_adapter(args.adapter.as_ref()).map_err(|e| CliError::of(&codes::ADAPTER, &e).help(help))?;
     lora::attach_saved(&mut model, &device, &args.adapter, &config, &tensors)
         .map_err(|e| CliError::of(&codes::ADAPTER, &e).help(help))?;
-    let merged = |name: &str| -> Option<Vec<f32>> {
-        let linears = model.family.linears();
-        let linear = linears.iter().find(|l| l.lora.is_some() && model.params[l.weight].name == name)?;
-        Some(lora::merged(&model, &device, linear).f32().to_vec())
+    let linears = model.family.linears();
+    let adapted = |name: &str| linears.iter().find(|l| l.lora.is_some() && model.params[l.weight].name == name);
+    let merged = |name: &str| adapted(name).map(|linear| lora::merged(&model, &device, linear).f32().to_vec());
+    let changed = |name: &str| adapted(name).is_some();
+    let export = Export {
+        checkpoint: &checkpoint,
+        kind: checkpoint.kind,
+        dtype: args.dtype,
+        changed: &changed,
+        out: args.out,
+        tokenizer: None,
     };
-    let kind = checkpoint.kind;
-    let export = Export { checkpoint: &checkpoint, kind, dtype: args.dtype, out: args.out, tokenizer: None };
-    let mut losses = export.write(&merged)?;
-    let again = checkpoint.tensors.iter().any(|(_, t)| t.dtype.is_quantized());
-    if again && args.dtype.is_none() && kind == Kind::Gguf {
-        losses.push("merged layers are quantised again: what the adapter adds is rounded with them".into());
-    }
+    let losses = export.write(&merged)?;
     say(context, &export, &losses);
     Ok(Exit::Done)
 }

@@ -47,7 +47,23 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
     if let Some(path) = &args.out {
         context.out.note(format!("every answer: {}", path.display()));
     }
-    Ok(Exit::Done)
+    gate(&args, &tasks, &first)
+}
+
+/// `--at-least`: all tasks that missed it are named.
+fn gate(args: &Args, tasks: &[NamedTask], measured: &Measured) -> Result<Exit> {
+    let Some(wanted) = args.at_least else { return Ok(Exit::Done) };
+    let mut out = CliError::new(&codes::GATE, format!("a score is below {wanted} %"));
+    for (named, report) in tasks.iter().zip(&measured.tasks) {
+        let found = report.records.value * 100.0;
+        if found < wanted {
+            out = out.at(&named.name, format!("{found:.1} % of the records are right"));
+        }
+    }
+    match out.places.is_empty() {
+        true => Ok(Exit::Done),
+        false => Err(out.help("look at the answers with --out FILE; more or better training data usually helps")),
+    }
 }
 
 fn second_model(args: &Args) -> Result<Option<Model>> {

@@ -27,8 +27,12 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
     let env = &context.env;
     if context.offline() {
         let revision = (args.revision != "main").then_some(args.revision.as_str());
-        let path = ounce_formats::hub::resolve(&args.name, &env.hub_cache, revision)
-            .map_err(|e| CliError::of(&codes::OFFLINE, &e).help("unset HF_HUB_OFFLINE, or copy the model here"))?;
+        let path = ounce_formats::hub::resolve(&args.name, &env.hub_cache, revision).map_err(|_| {
+            let what = format!("{} is not in the cache {}", args.name, env.hub_cache.display());
+            CliError::new(&codes::OFFLINE, what)
+                .detail("the network is switched off, by --offline or HF_HUB_OFFLINE")
+                .help("allow the network for this command, or copy a model directory here and give its path")
+        })?;
         context.out.note("offline: taken from the cache as it is");
         context.out.data(path.display().to_string());
         return Ok(Exit::Done);

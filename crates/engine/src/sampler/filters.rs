@@ -141,7 +141,7 @@ pub fn sum_exp(logits: &[f32], max: f32) -> f64 {
 fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts: the first has few bits, so that its product with a whole number is exact.
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = if x > IMPOSSIBLE { x } else { IMPOSSIBLE };
     let rounded = clamped * std::f32::consts::LOG2_E + ROUND;

@@ -204,9 +204,10 @@ impl Measured {
     /// How tables call it.
     pub fn label(&self) -> String {
         let short = |path: &str| path.trim_end_matches('/').rsplit('/').next().unwrap_or(path).to_owned();
-        match &self.adapter {
-            Some(adapter) => format!("{} + {}", short(&self.model), short(adapter)),
-            None => short(&self.model),
+        let name = short(self.adapter.as_ref().unwrap_or(&self.model));
+        match name.chars().count() {
+            ..=24 => name,
+            _ => name.chars().take(23).chain(['…']).collect(),
         }
     }
 }
