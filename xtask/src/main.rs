@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 mod assets;
+mod bench;
 mod fetch;
 mod golden;
 mod place;
@@ -23,6 +24,10 @@ usage: cargo xtask <chore>
   tidy              layering, file lengths, forbidden words, licences; prints the lines per crate
   map               write the code map in docs/ARCHITECTURE.md from the first sentence of each file
   golden [family]   write tests/golden again from the Python peers (all families, or one)
+  bench train       speed and memory of training beside PyTorch + PEFT, which are in the folder PEERS
+  bench decode      speed and memory of one sequence beside llama.cpp, also there
+                    flags: --write (into docs/BENCHMARKS.md) --quick --compile --rounds --threads
+                    train: --batch --length --steps; decode: --prompt --tokens --runs
 
 environment: OUNCE_ASSETS is the folder of the fetched files (default: assets in the workspace)";
 
@@ -38,6 +43,7 @@ fn main() -> ExitCode {
         ["map"] => tidy::write_map(),
         ["golden"] => golden::write(None),
         ["golden", family] => golden::write(Some(family)),
+        ["bench", what, flags @ ..] => bench::run(what, flags),
         ["help"] | ["--help"] | ["-h"] => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -1,4 +1,4 @@
-//! Where things are: the workspace and the folder of fetched files.
+//! Where things are: the workspace, the folder of fetched files and that of built ones.
 
 use std::path::PathBuf;
 
@@ -16,4 +16,9 @@ pub fn assets() -> PathBuf {
         Some(dir) => std::path::absolute(&dir).unwrap_or_else(|_| dir.into()),
         None => workspace().join("assets"),
     }
+}
+
+/// The folder that cargo builds into: `CARGO_TARGET_DIR`, else `target` in the workspace.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), |dir| workspace().join(dir))
 }

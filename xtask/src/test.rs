@@ -99,7 +99,6 @@ fn cargo_test(root: &Path, counts: &mut Counts) -> Result<(), String> {
 fn parity(root: &Path, counts: &mut Counts) -> Result<(), String> {
     let python = python::ensure_venv()?;
     cargo(root, &["build", "--locked", "--release", "--package", "ounce-cli"])?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
     let folder = root.join("tests/parity");
     let scripts = fetch::files_under(&folder)?;
     let mut wrong = Vec::new();
@@ -112,7 +111,7 @@ fn parity(root: &Path, counts: &mut Counts) -> Result<(), String> {
         println!("-- {name}");
         let mut command = Command::new(&python);
         command.current_dir(root).arg(script).env("OUNCE_ASSETS", place::assets());
-        command.env("OUNCE", target.join("release/ounce")).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("OUNCE", place::target().join("release/ounce")).env("PYTHONDONTWRITEBYTECODE", "1");
         let mut closing = None;
         let ok = proc::run_seeing_lines(&mut command, |line| closing = plain_summary(line).or(closing))?;
         match (ok, closing) {
