@@ -49,7 +49,13 @@ impl Attention {
 
 /// Attention over this batch, or over the cache after this batch's keys and values went into it.
 pub(crate) fn attend(
-    g: &mut Graph, q: Var, k: Var, v: Var, rows: &Rows, shape: AttnShape, kv: Option<(&mut Kv, usize)>,
+    g: &mut Graph,
+    q: Var,
+    k: Var,
+    v: Var,
+    rows: &Rows,
+    shape: AttnShape,
+    kv: Option<(&mut Kv, usize)>,
 ) -> Var {
     match kv {
         None => g.attention(q, k, v, &rows.spans, shape),

@@ -67,7 +67,8 @@ impl<'a> Loader<'a> {
                 || name.ends_with(".attn.bias")
                 || name.ends_with(".attn.masked_bias");
             if !self.used.contains(name) && !ignored {
-                problems.push(format!("{name}: in the file, but not part of the model that its configuration describes"));
+                problems
+                    .push(format!("{name}: in the file, but not part of the model that its configuration describes"));
             }
         }
         if problems.is_empty() {

@@ -16,7 +16,15 @@ pub struct GatedMlp {
 
 impl GatedMlp {
     /// `module.{gate,up,down}_proj` with sizes `c` and `f`.
-    pub fn load(loader: &mut Loader, module: &str, c: usize, f: usize, bias: bool, act: Act, segment: usize) -> GatedMlp {
+    pub fn load(
+        loader: &mut Loader,
+        module: &str,
+        c: usize,
+        f: usize,
+        bias: bool,
+        act: Act,
+        segment: usize,
+    ) -> GatedMlp {
         GatedMlp {
             gate: loader.linear(&format!("{module}.gate_proj"), f, c, bias, segment),
             up: loader.linear(&format!("{module}.up_proj"), f, c, bias, segment),

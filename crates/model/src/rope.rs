@@ -33,19 +33,31 @@ fn frequencies(rope: &Rope, d: usize) -> (Vec<f32>, f32) {
             };
             (plain.iter().map(scale).collect(), 1.0)
         }
-        RopeScaling::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, attention_factor } => {
-            yarn(&plain, rope.theta, d, *factor, *original_max_position_embeddings, *beta_fast, *beta_slow, *attention_factor)
-        }
+        RopeScaling::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, attention_factor } => yarn(
+            &plain,
+            rope.theta,
+            d,
+            *factor,
+            *original_max_position_embeddings,
+            *beta_fast,
+            *beta_slow,
+            *attention_factor,
+        ),
     }
 }
 
 /// YaRN (Peng et al. 2023): fast frequencies stay, slow ones are interpolated, a ramp between.
 fn yarn(
-    plain: &[f32], theta: f32, d: usize, factor: f32, original: usize, beta_fast: f32, beta_slow: f32, attention: Option<f32>,
+    plain: &[f32],
+    theta: f32,
+    d: usize,
+    factor: f32,
+    original: usize,
+    beta_fast: f32,
+    beta_slow: f32,
+    attention: Option<f32>,
 ) -> (Vec<f32>, f32) {
-    let dimension = |rotations: f32| {
-        d as f32 * (original as f32 / (rotations * 2.0 * PI)).ln() / (2.0 * theta.ln())
-    };
+    let dimension = |rotations: f32| d as f32 * (original as f32 / (rotations * 2.0 * PI)).ln() / (2.0 * theta.ln());
     let low = dimension(beta_fast).floor().max(0.0);
     let mut high = dimension(beta_slow).ceil().min(d as f32 - 1.0);
     if low == high {

@@ -47,7 +47,9 @@ impl DType {
     }
     /// Bytes of `elements` elements, if they are whole blocks and the product does not overflow.
     pub fn bytes_of(self, elements: usize) -> Option<usize> {
-        (elements % self.block_len() == 0).then(|| (elements / self.block_len()).checked_mul(self.block_bytes()))?
+        elements
+            .is_multiple_of(self.block_len())
+            .then(|| (elements / self.block_len()).checked_mul(self.block_bytes()))?
     }
     pub fn is_quantized(self) -> bool {
         self.block_len() > 1

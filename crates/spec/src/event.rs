@@ -6,7 +6,13 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// Once, before the first step. `step` is above 0 when a run is resumed.
-    Start { step: usize, steps: usize, epoch_steps: usize, trainable: usize, total_params: usize },
+    Start {
+        step: usize,
+        steps: usize,
+        epoch_steps: usize,
+        trainable: usize,
+        total_params: usize,
+    },
     Step {
         step: usize,
         loss: f64,
@@ -18,10 +24,23 @@ pub enum Event {
         step_s: f64,
         memory_bytes: usize,
     },
-    Eval { step: usize, loss: f64, tokens: usize, best: bool },
-    Checkpoint { step: usize, path: String },
-    Note { text: String },
-    End { step: usize, reason: EndReason },
+    Eval {
+        step: usize,
+        loss: f64,
+        tokens: usize,
+        best: bool,
+    },
+    Checkpoint {
+        step: usize,
+        path: String,
+    },
+    Note {
+        text: String,
+    },
+    End {
+        step: usize,
+        reason: EndReason,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

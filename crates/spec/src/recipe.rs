@@ -204,7 +204,14 @@ impl Default for DataRecipe {
 
 impl Default for LoraRecipe {
     fn default() -> Self {
-        LoraRecipe { rank: 8, alpha: 16.0, dropout: 0.0, rslora: false, target: vec!["all-linear".into()], init_from: None }
+        LoraRecipe {
+            rank: 8,
+            alpha: 16.0,
+            dropout: 0.0,
+            rslora: false,
+            target: vec!["all-linear".into()],
+            init_from: None,
+        }
     }
 }
 
@@ -225,6 +232,12 @@ impl Default for OptimizerRecipe {
 
 impl Default for ScheduleRecipe {
     fn default() -> Self {
-        ScheduleRecipe { name: ScheduleName::Cosine, warmup_steps: None, warmup_ratio: 0.03, final_ratio: 0.1, decay_ratio: 0.2 }
+        ScheduleRecipe {
+            name: ScheduleName::Cosine,
+            warmup_steps: None,
+            warmup_ratio: 0.03,
+            final_ratio: 0.1,
+            decay_ratio: 0.2,
+        }
     }
 }

@@ -2,10 +2,12 @@
 //! reference, backward against central differences of the reference, equal bits for 1, 2 and 3 threads, equal counts on the
 //! dry device.
 
-
 use ounce_kernels::{Cpu, Isa};
 
-use crate::ops::{act, add, attention, embedding, glu, layernorm, linear, linear_cross_entropy, low_rank, rmsnorm, rope, select_rows, split};
+use crate::ops::{
+    act, add, attention, embedding, glu, layernorm, linear, linear_cross_entropy, low_rank, rmsnorm, rope, select_rows,
+    split,
+};
 use crate::{Accumulate, Counter, Device, Elem, Graph, Mode, ParamId, Params, Purpose, Tensor, Var, Weight};
 
 /// A matrix of f64: the reference's numbers.
@@ -55,7 +57,9 @@ pub struct Sample {
 
 impl Sample {
     pub fn new(
-        name: &str, inputs: &[(usize, usize)], params: &[(usize, usize)],
+        name: &str,
+        inputs: &[(usize, usize)],
+        params: &[(usize, usize)],
         build: impl Fn(&mut Graph, &[Var], &[ParamId]) -> Vec<Var> + 'static,
         reference: impl Fn(&[M], &[M]) -> Vec<M> + 'static,
     ) -> Sample {

@@ -66,7 +66,12 @@ pub struct Graph<'a> {
 impl<'a> Graph<'a> {
     /// `wanted[p]`: whether parameter `p` is trained (empty: none is). `random` is `None` outside training: dropout is off.
     pub fn new(
-        device: &'a Device, params: &'a Params, wanted: &'a [bool], mode: Mode, random: Option<Random>, segment: usize,
+        device: &'a Device,
+        params: &'a Params,
+        wanted: &'a [bool],
+        mode: Mode,
+        random: Option<Random>,
+        segment: usize,
     ) -> Graph<'a> {
         let (slots, nodes, inputs) = (Vec::new(), Vec::new(), Vec::new());
         Graph { device, params, wanted, mode, random, segment, slots, nodes, inputs, drawn: 0 }

@@ -24,8 +24,8 @@ mod conformance;
 
 pub use device::{Cost, Counter, Device, Kernel, Rehearsal};
 pub use graph::{Graph, Mode, Random, Var};
-pub use ops::rope::RopeTable;
 pub use memory::{Arena, MemoryUse, Purpose};
+pub use ops::rope::RopeTable;
 pub use ounce_kernels as kernels;
 pub use params::{Param, ParamId, Params};
 pub use rows::{Loss, Rows};

@@ -70,7 +70,12 @@ impl Stage<'_> {
 
     /// Walks back from the gradients of the last segment's outputs; returns those of the first segment's inputs.
     pub fn backward(
-        &self, device: &Device, params: &mut Params, sink: &mut dyn GradSink, rows: &Rows, mut pass: Pass,
+        &self,
+        device: &Device,
+        params: &mut Params,
+        sink: &mut dyn GradSink,
+        rows: &Rows,
+        mut pass: Pass,
         mut grads: Vec<Option<Tensor>>,
     ) -> Vec<Option<Tensor>> {
         pass.outputs.clear();
@@ -89,7 +94,13 @@ impl Stage<'_> {
     }
 
     fn record(
-        &self, device: &Device, params: &Params, rows: &Rows, segment: usize, inputs: Vec<(Tensor, bool)>, mode: Mode,
+        &self,
+        device: &Device,
+        params: &Params,
+        rows: &Rows,
+        segment: usize,
+        inputs: Vec<(Tensor, bool)>,
+        mode: Mode,
     ) -> (Vec<Tensor>, Vec<bool>, Tape) {
         let mut graph = Graph::new(device, params, self.wanted, mode, self.random, segment);
         let vars: Vec<Var> = inputs.into_iter().map(|(t, needs)| graph.input(t, needs)).collect();

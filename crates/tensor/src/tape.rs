@@ -26,7 +26,11 @@ pub struct Tape {
 
 impl Tape {
     pub(crate) fn new(
-        mut slots: Vec<Slot>, nodes: Vec<Option<Node>>, inputs: Vec<Var>, outputs: Vec<Var>, wanted: &[bool],
+        mut slots: Vec<Slot>,
+        nodes: Vec<Option<Node>>,
+        inputs: Vec<Var>,
+        outputs: Vec<Var>,
+        wanted: &[bool],
     ) -> Tape {
         let question = Question { wanted };
         let mut read = vec![false; slots.len()];
@@ -63,7 +67,11 @@ impl Tape {
     /// Walks back from the gradients of the outputs (`None`: no gradient comes from there); parameter gradients go to
     /// `sink`. Returns the gradients of the graph's inputs, in order.
     pub fn backward(
-        mut self, device: &Device, params: &Params, sink: &mut dyn GradSink, output_grads: Vec<Option<Tensor>>,
+        mut self,
+        device: &Device,
+        params: &Params,
+        sink: &mut dyn GradSink,
+        output_grads: Vec<Option<Tensor>>,
     ) -> Vec<Option<Tensor>> {
         assert_eq!(output_grads.len(), self.outputs.len());
         let mut grads: Vec<Option<Tensor>> = (0..self.slots.len()).map(|_| None).collect();
@@ -156,9 +164,7 @@ impl Backward<'_> {
         let slot = &self.slots[v.0];
         let (mut grad, accumulate) = match self.grads[v.0].take() {
             Some(grad) => (grad.into_unique(self.device), true),
-            None => {
-                (Tensor::empty(self.device, slot.elem, slot.shape.0, slot.shape.1, Purpose::Activations), false)
-            }
+            None => (Tensor::empty(self.device, slot.elem, slot.shape.0, slot.shape.1, Purpose::Activations), false),
         };
         write(self.device, &mut grad, accumulate);
         self.grads[v.0] = Some(grad);

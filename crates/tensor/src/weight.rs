@@ -96,7 +96,11 @@ impl Weight {
     pub fn apply_t(&self, device: &Device, out: &mut Tensor, dy: &Tensor, accumulate: bool) {
         let (n, k) = self.shape();
         let m = dy.rows();
-        assert_eq!((dy.cols(), out.rows(), out.cols()), (n, m, k), "apply_t: dy {dy:?}, out {out:?}, weight [{n}, {k}]");
+        assert_eq!(
+            (dy.cols(), out.rows(), out.cols()),
+            (n, m, k),
+            "apply_t: dy {dy:?}, out {out:?}, weight [{n}, {k}]"
+        );
         device.run(self.cost(m, dy.elem(), out.elem()), |cpu| {
             cpu.matmul_nn(out.output(), dy.input(), self.mat(), accumulate, m, n, k)
         });

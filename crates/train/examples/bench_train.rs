@@ -2,7 +2,10 @@
 //! `[(s·batch + b)·length, …)`. Prints one line of JSON.
 //!
 //! `bench_train MODEL TOKENS.u16 --method lora|full --compute f32|bf16 [--batch 4] [--length 512] [--steps 4] [--init ADAPTER]
-//! [--recompute N] [--threads 2]`
+//! [--recompute N] [--threads 2] [--lr 2e-4] [--logits FILE]`
+//!
+//! With `--logits` it does not train: it writes the logits of the first `length` tokens to FILE, `[length, vocabulary]` as
+//! little-endian f32.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,7 +14,7 @@ use ounce_data::Batch;
 use ounce_model::{Model, adapters::lora};
 use ounce_spec::recipe::{LoraRecipe, OptimizerRecipe};
 use ounce_tensor::kernels::Cpu;
-use ounce_tensor::{Device, Elem, Kernel};
+use ounce_tensor::{Device, Elem, Kernel, Rows};
 use ounce_train::{Trainer, resident};
 
 fn main() {
@@ -37,15 +40,21 @@ fn main() {
         }
         _ => lora::attach(&mut model, &device, &LoraRecipe::default(), 0).unwrap_or_else(|e| panic!("{e}")),
     };
+    let bytes = std::fs::read(tokens_path).expect("token ids");
+    let ids: Vec<u32> = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]) as u32).collect();
+    if !flag("logits", "").is_empty() {
+        let (_, logits) = model.trace(&device, &Rows::whole(ids[..length].to_vec(), &[0, length]), elem);
+        let bytes: Vec<u8> = logits.f32().iter().flat_map(|v| v.to_le_bytes()).collect();
+        std::fs::write(flag("logits", ""), bytes).expect("a file to write to");
+        return;
+    }
     let blocks = model.family.blocks();
     let recompute = number("recompute", 0);
     let keep: Vec<bool> = (0..blocks).map(|i| i >= recompute).collect();
-    let lr = if full { 2e-5 } else { 2e-4 };
+    let lr = flag("lr", if full { "2e-5" } else { "2e-4" }).parse::<f64>().expect("a number");
     let optimizer = ounce_optim::from_recipe(&OptimizerRecipe::default());
     let mut trainer = Trainer::new(&device, model, trained, optimizer, elem, &keep, 0);
 
-    let bytes = std::fs::read(tokens_path).expect("token ids");
-    let ids: Vec<u32> = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]) as u32).collect();
     let (mut times, mut losses) = (Vec::new(), Vec::new());
     for step in 0..steps + 1 {
         let mut b = Batch { bounds: vec![0], ..Batch::default() };

@@ -80,7 +80,11 @@ pub fn attach(model: &mut Model, device: &Device, recipe: &LoraRecipe, seed: u64
 
 /// Puts a PEFT adapter's matrices on the model. All that does not fit is reported.
 pub fn attach_saved(
-    model: &mut Model, device: &Device, path: &str, config: &AdapterConfig, tensors: &Tensors,
+    model: &mut Model,
+    device: &Device,
+    path: &str,
+    config: &AdapterConfig,
+    tensors: &Tensors,
 ) -> Result<Vec<ParamId>, LoadError> {
     let mut problems = Vec::new();
     let mut used = std::collections::BTreeSet::new();
@@ -137,7 +141,8 @@ pub fn attach_saved(
         let (n, k) = params.weight(linear.weight).shape();
         let a = Tensor::from_f32(device, &a, rank, k, Purpose::Adapters);
         let b = Tensor::from_f32(device, &b, n, rank, Purpose::Adapters);
-        let lora = insert(params, linear, a, b, rank, alpha, scale_of(rank, alpha, config.use_rslora), config.lora_dropout);
+        let lora =
+            insert(params, linear, a, b, rank, alpha, scale_of(rank, alpha, config.use_rslora), config.lora_dropout);
         trained.extend([lora.a, lora.b]);
         linear.lora = Some(lora);
     }
@@ -152,7 +157,14 @@ pub fn detach(model: &mut Model) {
 }
 
 fn insert(
-    params: &mut Params, linear: &Linear, a: Tensor, b: Tensor, rank: usize, alpha: f32, scale: f32, dropout: f32,
+    params: &mut Params,
+    linear: &Linear,
+    a: Tensor,
+    b: Tensor,
+    rank: usize,
+    alpha: f32,
+    scale: f32,
+    dropout: f32,
 ) -> Lora {
     let mut put = |part: &str, tensor: Tensor| {
         let name = format!("{}.{part}.weight", linear.module);

@@ -115,9 +115,6 @@ impl Family for Gemma3 {
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
-        self.blocks
-            .iter_mut()
-            .flat_map(|b| b.attention.linears_mut().into_iter().chain(b.mlp.linears_mut()))
-            .collect()
+        self.blocks.iter_mut().flat_map(|b| b.attention.linears_mut().into_iter().chain(b.mlp.linears_mut())).collect()
     }
 }

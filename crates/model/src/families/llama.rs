@@ -35,7 +35,9 @@ pub fn build(config: &ModelConfig, loader: &mut Loader, context: usize) -> Llama
 
 /// Llama with norms on q and k where `qk_norm(loader, layer's name, segment)` gives them.
 pub(super) fn build_with(
-    config: &ModelConfig, loader: &mut Loader, context: usize,
+    config: &ModelConfig,
+    loader: &mut Loader,
+    context: usize,
     qk_norm: impl Fn(&mut Loader, &str, usize) -> Option<(ParamId, ParamId, f32)>,
 ) -> Llama {
     let (c, v) = (config.hidden_size, config.vocab_size);
@@ -49,12 +51,14 @@ pub(super) fn build_with(
 }
 
 fn block(
-    config: &ModelConfig, loader: &mut Loader, i: usize, rope: &Arc<RopeTable>,
+    config: &ModelConfig,
+    loader: &mut Loader,
+    i: usize,
+    rope: &Arc<RopeTable>,
     qk_norm: &impl Fn(&mut Loader, &str, usize) -> Option<(ParamId, ParamId, f32)>,
 ) -> Block {
     let (c, segment, name) = (config.hidden_size, i + 1, format!("model.layers.{i}"));
-    let (wide, narrow) =
-        (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+    let (wide, narrow) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
     let input_norm = loader.vector(&format!("{name}.input_layernorm.weight"), c, segment);
     let mut part = |part: &str, n, k, bias| loader.linear(&format!("{name}.self_attn.{part}"), n, k, bias, segment);
     let q = part("q_proj", wide, c, config.qkv_bias);
@@ -101,9 +105,6 @@ impl Family for Llama {
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
-        self.blocks
-            .iter_mut()
-            .flat_map(|b| b.attention.linears_mut().into_iter().chain(b.mlp.linears_mut()))
-            .collect()
+        self.blocks.iter_mut().flat_map(|b| b.attention.linears_mut().into_iter().chain(b.mlp.linears_mut())).collect()
     }
 }

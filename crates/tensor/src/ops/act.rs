@@ -35,7 +35,8 @@ impl Rule for ActOp {
     fn rebuild(&self, cx: &Context, _: usize, inputs: &[Tensor]) -> Tensor {
         let x = &inputs[0];
         let mut out = cx.empty(x.elem(), x.rows(), x.cols());
-        cx.device.run(Cost::elementwise(x.len(), 2 * x.elem().bytes()), |cpu| cpu.act(out.output(), x.input(), self.act));
+        cx.device
+            .run(Cost::elementwise(x.len(), 2 * x.elem().bytes()), |cpu| cpu.act(out.output(), x.input(), self.act));
         out
     }
     fn backward(&self, walk: &mut Backward, outputs: &[Var]) {
@@ -56,7 +57,9 @@ pub(crate) mod samples {
     pub fn value(x: f64, act: Act) -> f64 {
         match act {
             Act::Silu => x / (1.0 + (-x).exp()),
-            Act::GeluTanh => 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()),
+            Act::GeluTanh => {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }
             Act::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
             Act::Relu => x.max(0.0),
         }
@@ -76,9 +79,13 @@ pub(crate) mod samples {
         [Act::Silu, Act::GeluTanh, Act::Gelu]
             .into_iter()
             .map(|act| {
-                Sample::new(&format!("act {act:?}"), &[(5, 33)], &[], move |g, x, _| vec![g.act(x[0], act)], move |x, _| {
-                    vec![M::map(&x[0], |v| value(v, act))]
-                })
+                Sample::new(
+                    &format!("act {act:?}"),
+                    &[(5, 33)],
+                    &[],
+                    move |g, x, _| vec![g.act(x[0], act)],
+                    move |x, _| vec![M::map(&x[0], |v| value(v, act))],
+                )
             })
             .collect()
     }

@@ -43,12 +43,20 @@ pub(crate) mod samples {
     pub fn samples() -> Vec<Sample> {
         let sum = |a: &M, b: &M| M::from_fn(a.rows, a.cols, |i, j| a.at(i, j) + b.at(i, j));
         vec![
-            Sample::new("add", &[(3, 17), (3, 17)], &[], |g, x, _| vec![g.add(x[0], x[1])], move |x, _| {
-                vec![sum(&x[0], &x[1])]
-            }),
-            Sample::new("add to itself", &[(4, 8)], &[], |g, x, _| vec![g.add(x[0], x[0])], move |x, _| {
-                vec![sum(&x[0], &x[0])]
-            }),
+            Sample::new(
+                "add",
+                &[(3, 17), (3, 17)],
+                &[],
+                |g, x, _| vec![g.add(x[0], x[1])],
+                move |x, _| vec![sum(&x[0], &x[1])],
+            ),
+            Sample::new(
+                "add to itself",
+                &[(4, 8)],
+                &[],
+                |g, x, _| vec![g.add(x[0], x[0])],
+                move |x, _| vec![sum(&x[0], &x[0])],
+            ),
         ]
     }
 }

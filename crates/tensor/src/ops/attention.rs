@@ -111,9 +111,7 @@ pub(crate) mod samples {
                 let (row, position) = (span.q_start + i, span.kv_len - span.q_len + i);
                 for h in 0..s.heads {
                     let kv = h / group;
-                    let seen = |j: usize| {
-                        (!s.causal || j <= position) && s.window.is_none_or(|w| j + w > position)
-                    };
+                    let seen = |j: usize| (!s.causal || j <= position) && s.window.is_none_or(|w| j + w > position);
                     let score = |j: usize| -> f64 {
                         (0..d).map(|x| q.at(row, h * d + x) * k.at(span.kv_start + j, kv * d + x)).sum::<f64>()
                             * s.scale as f64

@@ -45,9 +45,8 @@ impl Rule for Glu {
         let (gate, up) = (walk.value(self.gate), walk.value(self.up));
         let (mut dgate, mut dup) = (walk.empty(&gate), walk.empty(&up));
         let cost = Cost::elementwise(gate.len(), 5 * gate.elem().bytes());
-        walk.device.run(cost, |cpu| {
-            cpu.glu_bwd(dgate.output(), dup.output(), dy.input(), gate.input(), up.input(), self.act)
-        });
+        walk.device
+            .run(cost, |cpu| cpu.glu_bwd(dgate.output(), dup.output(), dy.input(), gate.input(), up.input(), self.act));
         walk.add(self.gate, dgate);
         walk.add(self.up, dup);
     }

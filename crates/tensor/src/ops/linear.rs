@@ -93,9 +93,13 @@ pub(crate) mod samples {
 
     pub fn samples() -> Vec<Sample> {
         vec![
-            Sample::new("linear", &[(7, 33)], &[(12, 33)], |g, x, p| vec![g.linear(x[0], p[0], None)], |x, p| {
-                vec![x[0].times_t(&p[0])]
-            }),
+            Sample::new(
+                "linear",
+                &[(7, 33)],
+                &[(12, 33)],
+                |g, x, p| vec![g.linear(x[0], p[0], None)],
+                |x, p| vec![x[0].times_t(&p[0])],
+            ),
             Sample::new(
                 "linear with bias",
                 &[(3, 8)],

@@ -77,7 +77,13 @@ impl LinearCrossEntropy {
 
     /// Turns a chunk's logits into their gradient, in the element type of `x`.
     fn gradient(
-        &self, device: &Device, start: usize, mut logits: Tensor, lse: &[f32], weights: &[f32], elem: Elem,
+        &self,
+        device: &Device,
+        start: usize,
+        mut logits: Tensor,
+        lse: &[f32],
+        weights: &[f32],
+        elem: Elem,
     ) -> Tensor {
         let (rows, v) = (logits.rows(), logits.cols());
         device.run(softmax_cost(&logits), |cpu| {

@@ -70,8 +70,12 @@ pub(crate) mod samples {
     use crate::conformance::{M, Sample};
 
     pub fn samples() -> Vec<Sample> {
-        vec![Sample::new("split", &[(4, 15)], &[], |g, x, _| g.split(x[0], 3), |x, _| {
-            (0..3).map(|part| M::from_fn(4, 5, |i, j| x[0].at(i, part * 5 + j))).collect()
-        })]
+        vec![Sample::new(
+            "split",
+            &[(4, 15)],
+            &[],
+            |g, x, _| g.split(x[0], 3),
+            |x, _| (0..3).map(|part| M::from_fn(4, 5, |i, j| x[0].at(i, part * 5 + j))).collect(),
+        )]
     }
 }
