@@ -204,6 +204,31 @@ fn sigterm_saves_and_ends_with_75_and_a_size_limit_ends_with_75() {
     assert!(left(&place, &FULL, "a") == want);
 }
 
+/// A base model that was moved is the same one; another of the same shapes in its place is refused, and named as a reason.
+#[test]
+fn another_base_model_is_refused() {
+    let place = place();
+    must_succeed(start(&place, &LORA, "a"));
+    let want = left(&place, &LORA, "a");
+    let weights = place.path("tiny/model.safetensors");
+    let good = std::fs::read(&weights).unwrap();
+    let mut other = good.clone();
+    // Past the header: about the last bits of some values.
+    let middle = other.len() / 2;
+    other[middle..].iter_mut().step_by(64).for_each(|byte| *byte ^= 1);
+    std::fs::write(&weights, &other).unwrap();
+    let ran = finish(resume(&place, "a"));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("error[O0304]: a/checkpoint-160: ") && ran.stderr.contains("the base model"),
+        "{}",
+        ran.stderr
+    );
+    std::fs::write(&weights, &good).unwrap();
+    must_succeed(resume(&place, "a"));
+    assert!(left(&place, &LORA, "a") == want);
+}
+
 /// Not even the recipe fits: nothing has begun, and the same command may be given again.
 #[test]
 fn a_size_limit_below_the_recipe_leaves_nothing_in_the_way() {

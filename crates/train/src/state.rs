@@ -39,7 +39,7 @@ pub enum StateError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(
-        "{path}: the recipe or the data has changed since this checkpoint was made; start a new run, or restore them"
+        "{path}: the recipe, the data or the base model has changed since this checkpoint was made; start a new run, or restore them"
     )]
     OtherRecipe { path: String },
     #[error("{path} does not fit this run: {}", problems.join("; "))]

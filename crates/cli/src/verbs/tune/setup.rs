@@ -151,12 +151,26 @@ impl Prepared {
         (fixed.log_every, fixed.save_every, fixed.save_limit) = (0, 0, 0);
         // Recomputed activations have the bits of kept ones, so a run may go on where there is less memory.
         fixed.activations = Activations::default();
-        // A model that was moved is the same model; its shape is checked when the state is put back.
+        // A model that was moved is the same model, and another one under the same name is not.
         fixed.model.clear();
         let json = serde_json::to_vec(&fixed).expect("plain data with text keys");
         let mut hash = Sha256::new();
         hash.update(&json);
         hash.update(self.fingerprint.as_bytes());
+        mark(&self.target.checkpoint, &mut hash);
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// What tells a model from any other of its shape: the start and the middle of every tensor. Tuning a model or training it
+/// anew changes all of them; reading a large model whole would take longer than a short run.
+fn mark(checkpoint: &Checkpoint, hash: &mut Sha256) {
+    const SAMPLE: usize = 4096;
+    for (name, tensor) in checkpoint.tensors.iter() {
+        let bytes = &*tensor.bytes;
+        let middle = &bytes[bytes.len() / 2..];
+        hash.update(format!("{name} {:?} {:?}", tensor.dtype, tensor.shape).as_bytes());
+        hash.update(&bytes[..bytes.len().min(SAMPLE)]);
+        hash.update(&middle[..middle.len().min(SAMPLE)]);
     }
 }
