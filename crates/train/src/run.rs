@@ -152,7 +152,7 @@ impl Run<'_> {
                 if best {
                     progress.best_loss = Some(loss);
                     if self.recipe.patience > 0 {
-                        state::save_best(self.vfs, self.dir, &self.trainer)?;
+                        progress.best_hash = Some(state::save_best(self.vfs, self.dir, &self.trainer)?);
                     }
                 }
                 say(Event::Eval { step, loss, tokens, best }, &mut reporter)?;
@@ -164,7 +164,7 @@ impl Run<'_> {
 
         self.save(&mut progress, &mut reporter, &mut say)?;
         if reason != EndReason::Interrupted && self.recipe.patience > 0 && progress.best_loss.is_some() {
-            state::load_best(self.vfs, self.dir, &mut self.trainer)?;
+            state::load_best(self.vfs, self.dir, &mut self.trainer, &progress)?;
         }
         say(Event::End { step: progress.step, reason }, &mut reporter)?;
         // From the log, which also has the steps of earlier parts of the run.

@@ -26,6 +26,8 @@ pub struct Progress {
     /// Seconds spent in steps, over all parts of the run.
     pub train_s: f64,
     pub best_loss: Option<f64>,
+    /// BLAKE3 of the file with the parameters of that evaluation; such a file is kept where `patience` is set.
+    pub best_hash: Option<String>,
     pub valid_loss: Option<f64>,
     pub evals_since_best: usize,
     /// Length of the metrics log.
@@ -111,19 +113,23 @@ pub fn restore(
     Ok(Some((progress, loaded.warnings)))
 }
 
-/// Keeps the parameters of the best evaluation beside the checkpoints, for early stopping.
-pub fn save_best(vfs: &dyn Vfs, dir: &Path, trainer: &Trainer) -> Result<(), StateError> {
+/// Keeps the parameters of the best evaluation beside the checkpoints, for early stopping. Returns the file's BLAKE3.
+pub fn save_best(vfs: &dyn Vfs, dir: &Path, trainer: &Trainer) -> Result<String, StateError> {
     let (path, temporary) = (dir.join(BEST), dir.join("best.tmp"));
     let write = || {
+        let params = params(trainer);
+        let mut hasher = blake3::Hasher::new();
+        tensors::write(&mut hasher, &params)?;
         let mut file = vfs.create(&temporary)?;
         let mut out = std::io::BufWriter::with_capacity(1 << 20, &mut file);
-        tensors::write(&mut out, &params(trainer))?;
+        tensors::write(&mut out, &params)?;
         std::io::Write::flush(&mut out)?;
         drop(out);
         file.sync()?;
         drop(file);
         vfs.rename(&temporary, &path)?;
-        vfs.sync_dir(dir)
+        vfs.sync_dir(dir)?;
+        Ok(hasher.finalize().to_hex().to_string())
     };
     write().map_err(|source| {
         // Half of it would only fill the disk.
@@ -132,13 +138,17 @@ pub fn save_best(vfs: &dyn Vfs, dir: &Path, trainer: &Trainer) -> Result<(), Sta
     })
 }
 
-/// Puts the parameters of the best evaluation back.
-pub fn load_best(vfs: &dyn Vfs, dir: &Path, trainer: &mut Trainer) -> Result<(), StateError> {
+/// Puts the parameters of the best evaluation back, from the file that `progress` remembers.
+pub fn load_best(vfs: &dyn Vfs, dir: &Path, trainer: &mut Trainer, progress: &Progress) -> Result<(), StateError> {
     let path = dir.join(BEST);
     let mut bytes = Vec::new();
     let read = vfs.open(&path).and_then(|mut file| std::io::Read::read_to_end(&mut file, &mut bytes));
     read.map_err(|source| StateError::Io { path: path.display().to_string(), source })?;
     let path = path.display().to_string();
+    if progress.best_hash.as_deref() != Some(blake3::hash(&bytes).to_hex().as_str()) {
+        let problems = vec!["it is not the file of the best evaluation: it was damaged or edited".into()];
+        return Err(StateError::Mismatch { path, problems });
+    }
     fill_params(&bytes, trainer).map_err(|e| StateError::Mismatch { path, problems: e.problems })
 }
 

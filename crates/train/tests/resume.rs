@@ -158,6 +158,26 @@ fn a_run_that_stopped_early_stays_stopped() {
     }
 }
 
+/// The parameters of the best evaluation lie beside the checkpoints, and are as well protected.
+#[test]
+fn a_flipped_bit_in_the_best_parameters_is_found() {
+    let device = device(1);
+    let (case, dir) = (diverging(), run_dir());
+    let (_, want) = case.train(&device, dir.path(), &Disk, false, None).unwrap();
+    let path = dir.path().join("best.safetensors");
+    let good = std::fs::read(&path).unwrap();
+    for bit in (0..8 * good.len()).step_by(good.len() / 3) {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, bad).unwrap();
+        let error = case.train(&device, dir.path(), &Disk, true, None).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("best.safetensors") && error.contains("damaged"), "{error}");
+    }
+    std::fs::write(&path, good).unwrap();
+    let (_, left) = case.train(&device, dir.path(), &Disk, true, None).unwrap();
+    left.assert_equal(&want, "with the file put back");
+}
+
 #[test]
 fn another_recipe_is_refused() {
     let device = device(1);
