@@ -117,6 +117,11 @@ pub fn sweep(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<String>, CheckpointError> 
             }
             _ => continue,
         }
+        if removed.is_empty() {
+            // A checkpoint may have lost its name without that being safe on disk: a power cut would give the name back to
+            // a directory without its files.
+            vfs.sync_dir(dir).map_err(|e| CheckpointError::io("sync", dir, e))?;
+        }
         remove_tree(vfs, &path).map_err(|e| CheckpointError::io("remove", &path, e))?;
         removed.push(entry.name);
     }

@@ -17,7 +17,8 @@ pub fn curve(points: &[(f64, f64)], width: usize, height: usize) -> Vec<String> 
     if let Some((low, high)) = bounds {
         let row = |value: f64| {
             let share = if high > low { (high - value) / (high - low) } else { 0.5 };
-            (share * (rows - 1) as f64).round() as usize
+            // Differences of huge values are infinite.
+            (share.clamp(0.0, 1.0) * (rows - 1) as f64).round() as usize
         };
         let mut before: Option<usize> = None;
         for (column, value) in values.iter().enumerate() {

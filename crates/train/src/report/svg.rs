@@ -25,7 +25,12 @@ text{font:12px system-ui,sans-serif;fill:#1f2328}.t{font-size:16px;font-weight:6
 
 /// The chart. Without any finite loss it says so.
 pub fn loss(title: &str, metrics: &Metrics) -> String {
-    let (train, eval) = (metrics.losses(), metrics.eval_losses());
+    // A difference of two losses must be finite too.
+    let drawn = |mut points: Vec<(f64, f64)>| {
+        points.retain(|(_, y)| y.abs() < 1e300);
+        points
+    };
+    let (train, eval) = (drawn(metrics.losses()), drawn(metrics.eval_losses()));
     let smooth = smoothed(&train);
     let lost = metrics.steps.len() - train.len();
     let title = escape(title);
