@@ -1,5 +1,7 @@
 //! The forecast of a run: its own batches through its own code on the dry device, over this machine's measured speed.
 
+use std::time::Instant;
+
 use ounce_data::Batch;
 use ounce_plan::{Calibration, DoesNotFit, Facts, Shapes, choose, probe};
 use ounce_spec::recipe::{Compute, Method};
@@ -54,7 +56,43 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
         rehearsal.set_keep(keep);
         rehearsal.rehearse(&sample)
     });
-    plan.map_err(refused)
+    let mut plan = plan.map_err(refused)?;
+    measure(&mut plan, &calibration, &mut rehearsal, &sample, mean_tokens, &mut prepared.trainer);
+    Ok(plan)
+}
+
+/// Steps longer than this are forecast without running one.
+const LONGEST_MEASURED_S: f64 = 20.0;
+
+/// Kernels timed one by one say nothing of what lies between them: one batch is run for real, twice, without an update, and the
+/// forecast corrected by how far off it was. The plan fits, so this does.
+fn measure(
+    plan: &mut Plan,
+    calibration: &Calibration,
+    rehearsal: &mut ounce_train::Trainer,
+    sample: &[Batch],
+    mean_tokens: f64,
+    trainer: &mut ounce_train::Trainer,
+) {
+    let distance = |batch: &&Batch| (batch.tokens() as f64 - mean_tokens).abs() as usize;
+    let Some(typical) = sample.iter().min_by_key(distance).map(std::slice::from_ref) else { return };
+    let expected = calibration.seconds(&rehearsal.rehearse(typical).counter);
+    if expected <= 0.0 || expected > LONGEST_MEASURED_S {
+        return;
+    }
+    trainer.set_keep(&plan.keep);
+    // The first one also makes the buffers, which the run's later steps find ready.
+    let mut time = || {
+        let started = Instant::now();
+        trainer.rehearse(typical);
+        started.elapsed().as_secs_f64()
+    };
+    let factor = time().min(time()) / expected;
+    plan.time.step_s *= factor;
+    plan.time.total_s *= factor;
+    plan.time.tokens_per_s /= factor;
+    plan.reasons
+        .push(format!("a batch run for real took {:+.0} % against the sum of its kernels", 100.0 * (factor - 1.0)));
 }
 
 /// Batches of the first epoch, spread over it, the largest among them; the mean tokens and sequences of a batch.
