@@ -12,7 +12,7 @@ use ounce_spec::{
 fn asset(name: &str) -> PathBuf {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets");
     let dir = PathBuf::from(std::env::var("OUNCE_ASSETS").unwrap_or_else(|_| default.into()));
-    let path = dir.join(name);
+    let path = dir.join("models").join(name);
     assert!(path.is_file(), "{} is missing: run cargo xtask assets", path.display());
     path
 }

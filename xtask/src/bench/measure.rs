@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_program_is_watched_while_it_runs() {
-        let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo '{\"tok_s\": 2.5}'";
+        let script = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo '{\"tok_s\": 2.5}'";
         let run = run(Command::new("sh").args(["-c", script])).unwrap();
         assert_eq!(run.number("tok_s"), Ok(2.5));
         assert!(run.number("losses").unwrap_err().contains("losses"));
