@@ -14,6 +14,13 @@ use crate::error::{CliError, Result};
 
 /// The path of a model: as it is, or its snapshot in the hub's cache.
 pub fn locate(name: &str, env: &Env) -> Result<PathBuf> {
+    let path = Path::new(name);
+    if path.extension().is_some_and(|e| e == "gguf") && !path.exists() {
+        // A mistyped file is no name on the hub.
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        return Err(CliError::read(path, &missing)
+            .help("give a model directory, a .gguf file or a hub name such as Qwen/Qwen3-0.6B"));
+    }
     hub::resolve(name, &env.hub_cache, None).map_err(|e| {
         let out = CliError::of(&codes::HUB_NAME, &e);
         match e {
