@@ -19,7 +19,7 @@ pub struct Settings {
     pub context: usize,
     /// Prompt tokens in one step.
     pub prefill_chunk: usize,
-    /// Decode with int8 products on quantised weights: faster, and rounded (about 1e-2 relative on the logits).
+    /// Use int8 products on quantised weights: faster, and rounded (about 1e-2 relative on the logits).
     pub int8: bool,
 }
 
@@ -55,7 +55,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new(device: &Device, model: Model, settings: Settings) -> Engine {
+    pub fn new(device: &Device, mut model: Model, settings: Settings) -> Engine {
+        if settings.int8 {
+            model.interleave(device);
+        }
         let context = settings.context.min(model.context);
         let settings = Settings { context, slots: settings.slots.max(1), ..settings };
         let kv = Kv::new(device, &model.config, Elem::F32, settings.slots, context);

@@ -1,7 +1,7 @@
 //! GFLOP/s of the products at the shapes that training and decoding use, as a share of the measured roofline.
 //! `cargo run --release -p ounce-kernels --example bench_gemm [threads] [filter]`
 
-use ounce_kernels::{Cpu, In, Mat, Out, QuantFormat, bf16, quant};
+use ounce_kernels::{Cpu, In, Interleaved, Mat, Out, QuantFormat, bf16, quant};
 use std::time::Instant;
 
 fn main() {
@@ -111,6 +111,7 @@ fn main() {
                 kinds.push((format!("{format:?}"), blocks, Some(format)));
             }
         }
+        interleaved(&cpu, &kinds, copies, n, k, bandwidth, &wanted);
         for (name, bytes, format) in kinds {
             for (int8, m) in [(true, 1), (true, 8), (false, 1), (false, 8)] {
                 let title = format!("decode {} {name} m={m} ({n},{k})", if int8 { "int8" } else { "exact" });
@@ -149,6 +150,46 @@ fn main() {
                     rate(warm)
                 );
             }
+        }
+    }
+}
+
+/// Products with interleaved weights: the rate at which they are read, and for many rows the rate of the sums.
+fn interleaved(
+    cpu: &Cpu,
+    kinds: &[(String, Vec<u8>, Option<QuantFormat>)],
+    copies: usize,
+    n: usize,
+    k: usize,
+    bandwidth: f64,
+    wanted: &impl Fn(&str) -> bool,
+) {
+    for (name, bytes, format) in kinds {
+        let Some(format) = format.filter(|_| cpu.interleaves()) else { continue };
+        for m in [1, 8, 512] {
+            let title = format!("interleaved {name} m={m} ({n},{k})");
+            if !wanted(&title) {
+                continue;
+            }
+            let mut panels = vec![0u8; Cpu::interleaved_bytes(format, n, k) + 64];
+            let start = panels.as_ptr().align_offset(64);
+            let size = panels.len() - 64;
+            cpu.interleave(&mut panels[start..start + size], format, bytes, n, k);
+            let all: Vec<Vec<u8>> = (0..copies).map(|_| panels.clone()).collect();
+            let (x, mut out) = (ramp(m * k), vec![0f32; m * n]);
+            let mut run = |copy: &Vec<u8>| {
+                let start = copy.as_ptr().align_offset(64);
+                let w = Interleaved { format, panels: &copy[start..start + size], n };
+                cpu.matmul_nt_interleaved(&mut [&mut out], &x, &[w], m, k);
+            };
+            let cold = time(|| all.iter().for_each(&mut run)) / copies as f64;
+            let warm = time(|| run(&all[0]));
+            let (rate, ops) = (size as f64 / cold / 1e9, 2.0 * (m * n * k) as f64 / warm / 1e9);
+            let share = 1e11 * rate / bandwidth;
+            let one = size as f64 / warm / 1e9;
+            println!(
+                "{title:40} {rate:6.1} GB/s from memory ({share:3.0} %), {one:6.1} GB/s one matrix, {ops:6.0} Gop/s"
+            );
         }
     }
 }

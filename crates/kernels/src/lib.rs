@@ -31,6 +31,7 @@ pub use attention::{AttnShape, Span};
 pub use cpu::{Cpu, Isa};
 pub use elementwise::Act;
 pub use half::{bf16, f16};
+pub use matmul::Interleaved;
 pub use pool::Pool;
 pub use quant::QuantFormat;
 pub use update::AdamW;

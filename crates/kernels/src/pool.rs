@@ -1,5 +1,7 @@
-//! One pool of threads. Work comes in numbered chunks; a thread takes the next number when it is free, so a core that
-//! another process takes costs only its share. Must not know what the work is.
+//! One pool of threads. Work comes in numbered chunks. Each thread has a run of them to itself and takes its next when it is
+//! free; one that has finished helps the others, so a core that another process takes costs only its share. A counter
+//! that threads share only at the end costs nothing in between: one for all made every chunk wait for a cache line from
+//! another core. Must not know what the work is.
 //!
 //! A worker that has not woken when the chunks run out is not waited for: it must *enter* a job before it may touch it,
 //! and the caller closes the job before it returns. One word holds both facts: an open bit and the count inside.
@@ -31,8 +33,8 @@ type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
 struct Shared {
     /// `generation << 32 | OPEN | threads inside`.
     state: Line<AtomicU64>,
-    /// The next chunk to take.
-    next: Line<AtomicUsize>,
+    /// For each thread, the next chunk of its run.
+    next: Vec<Line<AtomicUsize>>,
     chunks: AtomicUsize,
     job: UnsafeCell<Option<&'static Work<'static>>>,
     stop: AtomicBool,
@@ -69,7 +71,7 @@ impl Pool {
         let threads = if threads == 0 { allowed } else { threads };
         let shared = Arc::new(Shared {
             state: Line(AtomicU64::new(0)),
-            next: Line(AtomicUsize::new(0)),
+            next: (0..threads).map(|_| Line(AtomicUsize::new(0))).collect(),
             chunks: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
             stop: AtomicBool::new(false),
@@ -118,7 +120,7 @@ impl Pool {
         // thread is inside. `turn` is held, so nothing else writes `job`.
         unsafe { *s.job.get() = Some(std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work)) };
         s.chunks.store(chunks, SeqCst);
-        s.next.0.store(0, SeqCst);
+        s.next.iter().enumerate().for_each(|(thread, next)| next.0.store(s.run_of(thread, chunks).start, SeqCst));
         s.state.0.fetch_add(GENERATION | OPEN, SeqCst);
         for (worker, asleep) in self.workers.iter().zip(&s.asleep).take(chunks - 1) {
             if asleep.swap(false, SeqCst) {
@@ -188,20 +190,31 @@ impl Shared {
         }
     }
 
+    /// The chunks that are `thread`'s until others help.
+    fn run_of(&self, thread: usize, chunks: usize) -> std::ops::Range<usize> {
+        let threads = self.next.len();
+        chunks * thread / threads..chunks * (thread + 1) / threads
+    }
+
     fn take_chunks(&self, work: &Work<'_>, chunks: usize, thread: usize) {
         BUSY.set(true);
         let result = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let chunk = self.next.0.fetch_add(1, SeqCst);
-                if chunk >= chunks {
-                    break;
+            for ahead in 0..self.next.len() {
+                let whose = (thread + ahead) % self.next.len();
+                let (next, end) = (&self.next[whose].0, self.run_of(whose, chunks).end);
+                // Looking first spares the others a line that would only say "nothing left".
+                while next.load(SeqCst) < end {
+                    let chunk = next.fetch_add(1, SeqCst);
+                    if chunk >= end {
+                        break;
+                    }
+                    work(chunk, thread);
                 }
-                work(chunk, thread);
             }
         }));
         BUSY.set(false);
         if let Err(panic) = result {
-            self.next.0.store(chunks, SeqCst);
+            self.next.iter().for_each(|next| next.0.store(chunks, SeqCst));
             lock(&self.panic).get_or_insert(panic);
         }
     }

@@ -25,9 +25,7 @@ impl Attention {
     /// `[t, c] -> [t, c]`. With `kv`, keys and values of earlier positions come from it, and this batch's go to it.
     pub fn forward(&self, g: &mut Graph, x: Var, rows: &Rows, kv: Option<(&mut Kv, usize)>) -> Var {
         let d = self.shape.head_dim;
-        let mut q = self.q.forward(g, x, rows);
-        let mut k = self.k.forward(g, x, rows);
-        let v = self.v.forward(g, x, rows);
+        let [mut q, mut k, v] = Linear::forward_all([&self.q, &self.k, &self.v], g, x, rows);
         if let Some((q_norm, k_norm, add)) = self.qk_norm {
             q = g.rmsnorm(q, q_norm, add, self.norm_eps);
             k = g.rmsnorm(k, k_norm, add, self.norm_eps);

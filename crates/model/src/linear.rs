@@ -18,11 +18,17 @@ pub struct Linear {
 impl Linear {
     /// `[t, k] -> [t, n]`.
     pub fn forward(&self, g: &mut Graph, x: Var, rows: &Rows) -> Var {
-        let y = g.linear(x, self.weight, self.bias);
-        match &self.lora {
-            Some(lora) => lora.forward(g, y, x, rows),
-            None => y,
-        }
+        let [y] = Linear::forward_all([self], g, x, rows);
+        y
+    }
+
+    /// Several layers on one input, which is then read once where the processor can.
+    pub fn forward_all<const N: usize>(linears: [&Linear; N], g: &mut Graph, x: Var, rows: &Rows) -> [Var; N] {
+        let ys = g.linears(x, &linears.map(|l| (l.weight, l.bias)));
+        std::array::from_fn(|i| match &linears[i].lora {
+            Some(lora) => lora.forward(g, ys[i], x, rows),
+            None => ys[i],
+        })
     }
 
     /// The last part of the module's name: `q_proj`.

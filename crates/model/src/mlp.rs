@@ -35,8 +35,7 @@ impl GatedMlp {
 
     /// `[t, c] -> [t, c]`.
     pub fn forward(&self, g: &mut Graph, x: Var, rows: &Rows) -> Var {
-        let gate = self.gate.forward(g, x, rows);
-        let up = self.up.forward(g, x, rows);
+        let [gate, up] = Linear::forward_all([&self.gate, &self.up], g, x, rows);
         let hidden = g.glu(gate, up, self.act);
         self.down.forward(g, hidden, rows)
     }

@@ -51,6 +51,14 @@ impl Model {
         ids
     }
 
+    /// Lays the quantised weights of linear layers out for int8 products, which [`Model::infer`] then uses for any number of
+    /// rows. Takes as much memory again as the file; does nothing where the processor has no use for it.
+    pub fn interleave(&mut self, device: &Device) {
+        let mut weights: Vec<ParamId> = self.family.linears().iter().map(|l| l.weight).collect();
+        weights.push(self.family.output_weight());
+        self.params.interleave(device, &weights);
+    }
+
     /// A pass with the cache: the tokens that `kv.begin` laid out in `rows`; logits `[wanted.len(), v]` f32 of the rows
     /// `wanted`. `int8` lets products of a few rows with quantised weights round activations to int8.
     pub fn infer(&self, device: &Device, rows: &Rows, kv: &mut Kv, wanted: &[u32], int8: bool) -> Tensor {

@@ -9,6 +9,7 @@
 
 mod device;
 mod graph;
+mod interleaved;
 mod memory;
 pub mod ops;
 mod params;
@@ -24,6 +25,7 @@ mod conformance;
 
 pub use device::{Cost, Counter, Device, Kernel, Rehearsal};
 pub use graph::{Graph, Mode, Random, Var};
+pub use interleaved::Interleaved;
 pub use memory::{Arena, MemoryUse, Purpose};
 pub use ops::rope::RopeTable;
 pub use ounce_kernels as kernels;

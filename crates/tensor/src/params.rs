@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use crate::device::Device;
+use crate::interleaved::Interleaved;
 use crate::weight::Weight;
 
 /// An index into [`Params`].
@@ -13,6 +15,8 @@ pub struct Param {
     /// The name on disk, in memory and in messages.
     pub name: String,
     pub weight: Weight,
+    /// The same weights in the order of int8 products, where they have been asked for.
+    pub interleaved: Option<Interleaved>,
     /// Segments whose forward uses it, ascending. A tied weight has several.
     pub uses: Vec<usize>,
 }
@@ -28,7 +32,7 @@ impl Params {
     pub fn add(&mut self, name: &str, weight: Weight) -> ParamId {
         let id = ParamId(self.list.len() as u32);
         assert!(self.index.insert(name.to_string(), id).is_none(), "two parameters named {name}");
-        self.list.push(Param { name: name.to_string(), weight, uses: Vec::new() });
+        self.list.push(Param { name: name.to_string(), weight, interleaved: None, uses: Vec::new() });
         id
     }
 
@@ -48,6 +52,14 @@ impl Params {
     /// The segment after whose backward pass the gradient of `p` is whole: the earliest that uses it.
     pub fn complete_at(&self, p: ParamId) -> usize {
         *self[p].uses.first().expect("every parameter is used somewhere")
+    }
+
+    /// Lays these weights out for int8 products too, where that helps.
+    pub fn interleave(&mut self, device: &Device, which: &[ParamId]) {
+        let weights: Vec<&Weight> = which.iter().map(|p| self.weight(*p)).collect();
+        for (p, interleaved) in which.iter().zip(Interleaved::all(device, &weights)) {
+            self.list[p.0 as usize].interleaved = interleaved;
+        }
     }
 
     pub fn len(&self) -> usize {

@@ -199,7 +199,7 @@ unsafe fn row_dots_lanes(
 
 /// Levels, scales and offsets of 32 weights; scales and offsets for each half.
 #[inline(always)]
-fn levels(format: QuantFormat, b: &[u8], sub: usize) -> ([u8; 32], [f32; 2], [f32; 2]) {
+pub(super) fn levels(format: QuantFormat, b: &[u8], sub: usize) -> ([u8; 32], [f32; 2], [f32; 2]) {
     let half_at = |at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
     let d = half_at(if format == QuantFormat::Q6K { 208 } else { 0 });
     let mut u = [0u8; 32];

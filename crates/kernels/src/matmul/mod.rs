@@ -12,6 +12,10 @@ mod gemm;
 mod int8;
 #[cfg(target_arch = "x86_64")]
 mod int8_avx512;
+mod int8_rows;
+#[cfg(target_arch = "x86_64")]
+mod int8_vnni;
+mod interleave;
 mod pack;
 mod portable;
 mod tile;
@@ -21,6 +25,8 @@ use crate::{Cpu, In, Isa, Mat, Out, convert};
 use dots::{Few, Places};
 use pack::Operand;
 use tile::Kernel;
+
+pub use int8_rows::Interleaved;
 
 /// Up to so many rows of activations, weights are read once and not packed.
 const FEW_ROWS: usize = 8;

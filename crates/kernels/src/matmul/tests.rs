@@ -1,6 +1,6 @@
 //! Every layout on every table and storage against f64 sums.
 
-use crate::{Cpu, In, Isa, Mat, Out, QuantFormat, bf16, f16, quant};
+use crate::{Cpu, In, Interleaved, Isa, Mat, Out, QuantFormat, bf16, f16, quant};
 
 /// A number in -1..1 from a counter (splitmix64): the same on every machine.
 pub(crate) fn uniform(state: &mut u64) -> f32 {
@@ -295,17 +295,10 @@ fn int8_products_stay_within_the_rounding_of_x() {
                 let out = run(1);
                 for i in 0..m {
                     for j in 0..n {
-                        let (mut exact, mut bound) = (0f64, 0f64);
-                        for b in 0..k / 32 {
-                            let (x, w) = (&x[i * k + b * 32..][..32], &w.f32[j * k + b * 32..][..32]);
-                            let step = x.iter().fold(0f32, |a, v| a.max(v.abs())) as f64 / 254.0;
-                            exact += x.iter().zip(w).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
-                            bound += w.iter().map(|w| w.abs() as f64 * step).sum::<f64>();
-                        }
+                        let (exact, bound) = int8_bound(&x[i * k..][..k], &w.f32[j * k..][..k]);
                         let error = (out[i * n + j] as f64 - exact).abs();
-                        let rounding = 1e-5 * k as f64;
                         assert!(
-                            error <= bound * 1.001 + rounding,
+                            error <= bound,
                             "{isa:?} {format:?} ({m},{n},{k}) at {i},{j}: {error:e} above {bound:e}"
                         );
                     }
@@ -314,6 +307,51 @@ fn int8_products_stay_within_the_rounding_of_x() {
             }
         }
     }
+}
+
+/// The same bound for interleaved weights; a row's result depends neither on the other rows, weights nor threads.
+#[test]
+fn interleaved_products_stay_within_the_rounding_of_x() {
+    let cpu = Cpu::new(3);
+    if !cpu.interleaves() {
+        return;
+    }
+    for format in QuantFormat::ALL {
+        for (m, n, k) in [(1, 37, 256), (2, 5, 512), (3, 16, 768), (8, 50, 256), (15, 33, 1280), (1, 9, 32), (5, 4, 96)]
+        {
+            if k % format.block_len() != 0 {
+                continue;
+            }
+            let (x, w) = (random(m * k, 5), Stored::new(n * k, Kind::Quant(format), 6));
+            let mut panels = vec![0u8; Cpu::interleaved_bytes(format, n, k)];
+            cpu.interleave(&mut panels, format, &w.blocks, n, k);
+            let w8 = Interleaved { format, panels: &panels, n };
+            let (mut out, mut twin) = (vec![0f32; m * n], vec![0f32; m * n]);
+            cpu.matmul_nt_interleaved(&mut [&mut out, &mut twin], &x, &[w8, w8], m, k);
+            assert_eq!(out, twin);
+            for i in 0..m {
+                let mut one = vec![0f32; n];
+                Cpu::new(1).matmul_nt_interleaved(&mut [&mut one], &x[i * k..][..k], &[w8], 1, k);
+                assert_eq!(out[i * n..][..n], one, "{format:?}: row {i} of {m} has other bits alone");
+                for j in 0..n {
+                    let (exact, bound) = int8_bound(&x[i * k..][..k], &w.f32[j * k..][..k]);
+                    let error = (one[j] as f64 - exact).abs();
+                    assert!(error <= bound, "{format:?} ({m},{n},{k}) at {i},{j}: {error:e} above {bound:e}");
+                }
+            }
+        }
+    }
+}
+
+/// The exact dot product, and how far off rounding `x` may put it: half a step of each block of 32, and the sums' own.
+fn int8_bound(x: &[f32], w: &[f32]) -> (f64, f64) {
+    let (mut exact, mut bound) = (0f64, 1e-5 * x.len() as f64);
+    for (x, w) in x.chunks(32).zip(w.chunks(32)) {
+        let step = x.iter().fold(0f32, |a, v| a.max(v.abs())) as f64 / 254.0;
+        exact += x.iter().zip(w).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+        bound += w.iter().map(|w| w.abs() as f64 * step).sum::<f64>() * 1.001;
+    }
+    (exact, bound)
 }
 
 /// An infinity or NaN in x must reach the result, not vanish in the rounding.
