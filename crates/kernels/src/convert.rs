@@ -20,6 +20,12 @@ pub(crate) fn to_bf16(isa: Isa, out: &mut [bf16], w: Mat, at: usize) {
     if let Mat::Bf16(w) = w {
         return out.copy_from_slice(&w[at..][..out.len()]);
     }
+    #[cfg(target_arch = "x86_64")]
+    if let (Isa::Avx512Bf16, Mat::Quant(format, blocks)) = (isa, w) {
+        let blocks = &blocks[format.row_bytes(at)..][..format.row_bytes(out.len())];
+        // SAFETY: `isa` is only made for what the processor has.
+        return unsafe { quant::avx512_bf16::dequantize(out, format, blocks) };
+    }
     // A block or more at a time through the first-level cache.
     let mut wide = [0f32; 512];
     for (i, out) in out.chunks_mut(512).enumerate() {

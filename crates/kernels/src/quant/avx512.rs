@@ -145,7 +145,7 @@ pub(crate) fn dequantize(out: &mut [f32], format: QuantFormat, blocks: &[u8]) {
 /// Quarter `i` of 64 levels, less `zero`, as f32.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn quarters(u: __m512i, zero: i32) -> [__m512; 4] {
+pub(crate) fn quarters(u: __m512i, zero: i32) -> [__m512; 4] {
     let zero = _mm512_set1_epi32(zero);
     let one = |v: __m128i| _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(v), zero));
     [

@@ -138,6 +138,10 @@ fn tables_dequantise_to_the_same_bits() {
                 for (i, (a, b)) in out.iter().zip(&wanted).enumerate() {
                     assert_eq!(a.to_bits(), b.to_bits(), "{isa:?} {format:?} weight {i}: {a} {b}");
                 }
+                let (mut half, mut through) = (vec![crate::bf16::ZERO; len], vec![crate::bf16::ZERO; len]);
+                crate::convert::to_bf16(isa, &mut half, crate::Mat::Quant(format, &bytes), 0);
+                crate::convert::narrow(isa, &mut through, &wanted);
+                assert_eq!(half, through, "{isa:?} {format:?}: bf16 in one step");
             }
         }
     }
