@@ -19,6 +19,8 @@ const LOCAL_BYTES: usize = 256 << 10;
 const SHARED_BYTES: usize = 32 << 20;
 /// Tasks wanted at least: with fewer, threads wait for the last one.
 const TASKS: usize = 32;
+/// Between panels: at distances of a power of two they would fight for the same places of the caches.
+const PAD: usize = 128;
 
 /// How a product is cut; depends on its sizes only.
 struct Cut {
@@ -36,11 +38,13 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(kernel: &Kernel, m: usize, n: usize, k: usize) -> Cut {
+    /// `b_across`: B's rows run across the sum, and A's do not.
+    fn new(kernel: &Kernel, b_across: bool, m: usize, n: usize, k: usize) -> Cut {
         let steps = k.div_ceil(kernel.per_unit());
         let blocks = steps.div_ceil(MAX_STEPS);
         let block = steps.div_ceil(blocks).next_multiple_of(if blocks > 1 { PACK_STEPS } else { LINE });
-        let b_shared = n <= m;
+        // Packed by single panels, an operand that runs across would be read a line here and a line there.
+        let b_shared = n <= m || (b_across && n <= 4 * m);
         let (shared_len, local_len) = if b_shared { (n, m) } else { (m, n) };
         let (shared_width, local_width) = if b_shared { (kernel.nr, kernel.mr()) } else { (kernel.mr(), kernel.nr) };
         let whole = steps.next_multiple_of(block) * 4;
@@ -50,10 +54,10 @@ impl Cut {
         Cut { b_shared, steps, block, shared_width, local_width, shared_panels, local_panels }
     }
     fn shared_panel_bytes(&self) -> usize {
-        self.shared_width * self.block * 4
+        self.shared_width * self.block * 4 + PAD
     }
     fn local_panel_bytes(&self) -> usize {
-        self.local_width * self.block * 4
+        self.local_width * self.block * 4 + PAD
     }
     fn blocks(&self) -> usize {
         self.steps.div_ceil(self.block)
@@ -64,11 +68,11 @@ impl Cut {
 }
 
 /// Scratch memory that a product of this size keeps, at most, over all threads.
-pub(super) fn scratch_bytes(kernel: &Kernel, threads: usize, m: usize, n: usize, k: usize) -> usize {
+pub(super) fn scratch_bytes(kernel: &Kernel, threads: usize, b_across: bool, m: usize, n: usize, k: usize) -> usize {
     if m * n * k == 0 {
         return 0;
     }
-    let cut = Cut::new(kernel, m, n, k);
+    let cut = Cut::new(kernel, b_across, m, n, k);
     let local = cut.local_panels * cut.local_panel_bytes();
     let partial =
         cut.local_panels * cut.local_width * (if cut.b_shared { n } else { m }).next_multiple_of(cut.shared_width) * 4;
@@ -107,7 +111,7 @@ pub(super) fn gemm(
         Out::Bf16(out) => (out.as_mut_ptr().cast(), true),
     };
     let base = Apart(base);
-    let cut = Cut::new(kernel, m, n, k);
+    let cut = Cut::new(kernel, b.across && !a.across, m, n, k);
     let (shared, local) = if cut.b_shared { (b, a) } else { (a, b) };
     let (shared_role, local_role) = if cut.b_shared { (Role::B, Role::A) } else { (Role::A, Role::B) };
     let tiles = if a.across { kernel.across } else { kernel.lines };

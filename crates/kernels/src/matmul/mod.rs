@@ -30,6 +30,9 @@ pub use int8_rows::Interleaved;
 
 /// Up to so many rows of activations, weights are read once and not packed.
 const FEW_ROWS: usize = 8;
+/// Sums at least twice as long as this, of results up to so many elements, are made a slice at a time.
+const SLICE: usize = 4096;
+const SLICED_RESULT: usize = 1 << 20;
 /// Up to so many columns of a result, the activations are read once and not packed.
 const FEW_COLUMNS: usize = 16;
 
@@ -48,8 +51,8 @@ impl Cpu {
             let places = Places { few_ld: 1, stream_ld: n };
             return self.dots(out, places, w, x.into(), accumulate, (n, m), k, true);
         }
-        let a = Operand { data: x.into(), across: false, len: m, k };
-        let b = Operand { data: w, across: false, len: n, k };
+        let a = Operand::new(x.into(), false, m, k);
+        let b = Operand::new(w, false, n, k);
         self.gemm(out, a, b, matches!(x, In::Bf16(_)), accumulate);
     }
 
@@ -61,8 +64,8 @@ impl Cpu {
         if m * n * k > 0 && k <= FEW_COLUMNS && !matches!(w, Mat::Quant(..)) {
             return self.nn_narrow(out, dy, w, accumulate, m, n, k);
         }
-        let a = Operand { data: dy.into(), across: false, len: m, k: n };
-        let b = Operand { data: w, across: true, len: k, k: n };
+        let a = Operand::new(dy.into(), false, m, n);
+        let b = Operand::new(w, true, k, n);
         self.gemm(out, a, b, matches!(dy, In::Bf16(_)), accumulate);
     }
 
@@ -71,8 +74,8 @@ impl Cpu {
         check("out", out.len(), n * k);
         check("dy", dy.len(), m * n);
         check("x", x.len(), m * k);
-        let a = Operand { data: dy.into(), across: true, len: n, k: m };
-        let b = Operand { data: x.into(), across: true, len: k, k: m };
+        let a = Operand::new(dy.into(), true, n, m);
+        let b = Operand::new(x.into(), true, k, m);
         let bf16 = matches!(x, In::Bf16(_));
         if k > FEW_COLUMNS || n <= k {
             return self.gemm(Out::F32(out), a, b, bf16, accumulate);
@@ -108,8 +111,12 @@ impl Cpu {
     /// Bytes of scratch memory that the products keep for reuse, at most, for a problem of this size.
     pub fn matmul_workspace_bytes(&self, m: usize, n: usize, k: usize, bf16: bool) -> usize {
         let kernel = self.kernel(bf16);
-        let layouts = [(m, n, k), (m, k, n), (n, k, m)];
-        layouts.iter().map(|&(m, n, k)| gemm::scratch_bytes(kernel, self.threads(), m, n, k)).max().unwrap_or(0)
+        let layouts = [(false, m, n, k), (true, m, k, n), (false, n, k, m)];
+        let bytes = |&(across, m, n, k): &(bool, usize, usize, usize)| match k < 2 * SLICE || m * n > SLICED_RESULT {
+            true => gemm::scratch_bytes(kernel, self.threads(), across, m, n, k),
+            false => gemm::scratch_bytes(kernel, self.threads(), across, m, n, SLICE) + 4 * m * n,
+        };
+        layouts.iter().map(bytes).max().unwrap_or(0)
     }
 
     /// `out[i, ..] = w[ids[i], ..]`, converted: the embedding look-up. `w` has rows of `k` columns.
@@ -198,7 +205,23 @@ impl Cpu {
             assert!(row.is_multiple_of(format.block_len()), "{format:?}: rows of {row} are not whole blocks");
         }
         let kernel = self.kernel(bf16);
-        gemm::gemm(&self.pool, self.isa, kernel, out, a, b, accumulate, m, n, k);
+        if k < 2 * SLICE || m * n > SLICED_RESULT {
+            return gemm::gemm(&self.pool, self.isa, kernel, out, a, b, accumulate, m, n, k);
+        }
+        // A long sum for a small result: a slice of the sum at a time is packed and read in order, and kept in the cache.
+        scratch::with(Slot::Turned, m * n * 4, |buffer| {
+            // SAFETY: the buffer holds `m * n` f32, which allow any bits.
+            let sums = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<f32>(), m * n) };
+            for start in (0..k).step_by(SLICE) {
+                let (here, sums) = (SLICE.min(k - start), Out::F32(sums));
+                let (a, b) = (a.slice(start, here), b.slice(start, here));
+                gemm::gemm(&self.pool, self.isa, kernel, sums, a, b, start > 0, m, n, here);
+            }
+            match accumulate {
+                true => self.add_scaled(out, In::F32(sums), 1.0),
+                false => self.scale(out, In::F32(sums), 1.0),
+            }
+        });
     }
 
     fn kernel(&self, bf16: bool) -> &'static Kernel {

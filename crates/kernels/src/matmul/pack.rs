@@ -5,14 +5,26 @@ use super::tile::{Kernel, LINE};
 use crate::scratch::{self, Slot};
 use crate::{Isa, Mat, bf16, convert};
 
-/// One operand of a product as it lies in memory: `len` rows (of A) or columns (of B), `k` along the sum.
+/// One operand of a product as it lies in memory: `len` rows (of A) or columns (of B), and the part of the sum `start..start + k`.
 #[derive(Clone, Copy)]
 pub(super) struct Operand<'a> {
     pub data: Mat<'a>,
-    /// Memory is `[k, len]` instead of `[len, k]`.
+    /// Memory is `[ld, len]` instead of `[len, ld]`.
     pub across: bool,
     pub len: usize,
+    pub ld: usize,
+    pub start: usize,
     pub k: usize,
+}
+
+impl<'a> Operand<'a> {
+    pub fn new(data: Mat<'a>, across: bool, len: usize, k: usize) -> Operand<'a> {
+        Operand { data, across, len, ld: k, start: 0, k }
+    }
+    /// Some of the sum. Starts are multiples of 256, so that blocks stay whole.
+    pub fn slice(self, start: usize, k: usize) -> Operand<'a> {
+        Operand { start: self.start + start, k, ..self }
+    }
 }
 
 /// Which operand is packed: the panels differ when its rows run along the sum.
@@ -47,6 +59,7 @@ pub(super) unsafe fn pack(
     let element = kernel.element_bytes();
     let first = part.steps.start * kernel.per_unit();
     let k = from.k.min(part.steps.end * kernel.per_unit()) - first;
+    let first = from.start + first;
     let start = direct(kernel, from.data);
     if from.across {
         let c0 = part.panels.start * width;
@@ -86,13 +99,13 @@ pub(super) unsafe fn pack(
     scratch::with(Slot::Converted, width * k * element, |buffer| {
         for (i, p) in part.panels.clone().enumerate() {
             let rows = width.min(from.len - p * width);
-            // SAFETY: the operand holds `rows` rows of `from.k` elements; the buffer `width` rows of `k`.
+            // SAFETY: the operand holds `rows` rows of `from.ld` elements; the buffer `width` rows of `k`.
             unsafe {
                 let (src, ld) = match start {
-                    Some(start) => (start.add((p * width * from.k + first) * element), from.k),
+                    Some(start) => (start.add((p * width * from.ld + first) * element), from.ld),
                     None => {
                         for row in 0..rows {
-                            let at = (p * width + row) * from.k + first;
+                            let at = (p * width + row) * from.ld + first;
                             convert_run(isa, kernel, buffer.add(row * k * element), from.data, at, k);
                         }
                         (buffer.cast_const(), k)
