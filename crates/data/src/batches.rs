@@ -44,6 +44,29 @@ impl Batch {
         self.ids.len()
     }
 
+    /// The same sequences in the same order, in parts of at most `tokens` tokens; a longer sequence is a part of its own. 0: one
+    /// part. Which parts depends on the batch only.
+    pub fn parts(&self, tokens: usize) -> Vec<Batch> {
+        let mut parts = Vec::new();
+        let sequences = self.examples.len();
+        let mut first = 0;
+        while first < sequences {
+            let fits = |&last: &usize| tokens == 0 || self.bounds[last + 1] - self.bounds[first] <= tokens;
+            let end = 1 + (first..sequences).take_while(fits).last().unwrap_or(first);
+            let (from, to) = (self.bounds[first], self.bounds[end]);
+            parts.push(Batch {
+                ids: self.ids[from..to].to_vec(),
+                targets: self.targets[from..to].to_vec(),
+                weights: self.weights[from..to].to_vec(),
+                positions: self.positions[from..to].to_vec(),
+                bounds: self.bounds[first..=end].iter().map(|b| b - from).collect(),
+                examples: self.examples[first..end].to_vec(),
+            });
+            first = end;
+        }
+        parts
+    }
+
     /// Tokens that bear loss: what a mean over the batch divides by.
     pub fn loss_tokens(&self) -> usize {
         self.weights.iter().filter(|&&w| w > 0.0).count()

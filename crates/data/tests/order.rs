@@ -125,6 +125,24 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Parts are the batch cut between sequences; none is longer than asked unless it is one sequence.
+    #[test]
+    fn parts_put_together_are_the_batch(items in items(), tokens in 0usize..40) {
+        let batch = Batch::of(&items);
+        let parts = batch.parts(tokens);
+        prop_assert_eq!(parts.iter().flat_map(sequences).collect::<Vec<_>>(), sequences(&batch));
+        prop_assert_eq!(parts.iter().flat_map(|p| p.weights.clone()).collect::<Vec<_>>(), batch.weights.clone());
+        prop_assert_eq!(parts.iter().flat_map(|p| p.targets.clone()).collect::<Vec<_>>(), batch.targets.clone());
+        for pair in parts.windows(2) {
+            prop_assert!(tokens > 0 && pair[0].tokens() + pair[1].bounds[1] > tokens, "a part could have been longer");
+        }
+        for part in &parts {
+            prop_assert!(tokens == 0 || part.tokens() <= tokens || part.examples.len() == 1);
+        }
+    }
+}
+
 fn numbered(n: u32) -> Vec<Tokenized> {
     (0..n).map(|i| Tokenized { ids: vec![i, i + 1], loss: vec![false, true], example: i, source: 0 }).collect()
 }

@@ -15,7 +15,10 @@ pub struct Recipe {
     pub schedule: ScheduleRecipe,
     /// Examples (or packed rows) in one forward pass.
     pub batch_size: usize,
-    /// Forward passes whose gradients are summed before an update.
+    /// Tokens that go through the model at once, at most (but whole sequences): a batch is cut into parts of this size, whose
+    /// gradients are summed. Memory goes with it. 0: a batch is never cut.
+    pub micro_batch_tokens: usize,
+    /// Batches whose gradients are summed before an update.
     pub gradient_accumulation: usize,
     /// Passes over the data; ignored where `max_steps` is set.
     pub epochs: f64,
@@ -168,6 +171,7 @@ impl Default for Recipe {
             optimizer: OptimizerRecipe::default(),
             schedule: ScheduleRecipe::default(),
             batch_size: 4,
+            micro_batch_tokens: 512,
             gradient_accumulation: 1,
             epochs: 1.0,
             max_steps: None,

@@ -1,8 +1,8 @@
 //! Times optimizer steps on a model and raw token ids, as the scripts for the peers do: step `s`, row `b` takes tokens
 //! `[(s·batch + b)·length, …)`. Prints one line of JSON.
 //!
-//! `bench_train MODEL TOKENS.u16 --method lora|full --compute f32|bf16 [--batch 4] [--length 512] [--steps 4] [--init ADAPTER]
-//! [--recompute N] [--threads 2] [--lr 2e-4] [--logits FILE]`
+//! `bench_train MODEL TOKENS.u16 --method lora|full --compute f32|bf16 [--batch 4] [--length 512] [--micro-batch-tokens 512]
+//! [--steps 4] [--init ADAPTER] [--recompute N] [--threads 2] [--lr 2e-4] [--logits FILE]`
 //!
 //! With `--logits` it does not train: it writes the logits of the first `length` tokens to FILE, `[length, vocabulary]` as
 //! little-endian f32.
@@ -54,6 +54,7 @@ fn main() {
     let lr = flag("lr", if full { "2e-5" } else { "2e-4" }).parse::<f64>().expect("a number");
     let optimizer = ounce_optim::from_recipe(&OptimizerRecipe::default());
     let mut trainer = Trainer::new(&device, model, trained, optimizer, elem, &keep, 0);
+    trainer.set_micro_batch(number("micro-batch-tokens", 512));
 
     let (mut times, mut losses) = (Vec::new(), Vec::new());
     for step in 0..steps + 1 {

@@ -24,6 +24,7 @@ pub struct Trainer {
     sink: Accumulate,
     wanted: Vec<bool>,
     policies: Vec<Policy>,
+    micro_batch_tokens: usize,
     elem: Elem,
     seed: u64,
 }
@@ -75,12 +76,19 @@ impl Trainer {
             false => trained.iter().map(|p| optimizer.init(elements(p))).collect(),
         };
         let device = device.clone();
-        Trainer { device, model, trained, states, optimizer, sink, wanted, policies, elem, seed }
+        let micro_batch_tokens = 0;
+        Trainer { device, model, trained, states, optimizer, sink, wanted, policies, micro_batch_tokens, elem, seed }
     }
 
     /// Chooses again which blocks keep their activations.
     pub fn set_keep(&mut self, keep: &[bool]) {
         self.policies = policies(self.model.family.blocks(), keep);
+    }
+
+    /// Puts at most `tokens` tokens (whole sequences) through the model at once; 0: whole batches. Changes how sums of gradients
+    /// are rounded, and so is part of what makes a run the same run.
+    pub fn set_micro_batch(&mut self, tokens: usize) {
+        self.micro_batch_tokens = tokens;
     }
 
     /// Runs steps over batches like these without an update, and counts. On the dry device this costs next to nothing. The
@@ -170,8 +178,17 @@ impl Trainer {
         }
     }
 
-    /// Adds one batch's gradients to the sink; returns its part of the mean loss.
+    /// Adds one batch's gradients to the sink, part by part; returns its share of the mean loss.
     fn accumulate(&mut self, batch: &Batch, loss_tokens: usize, step: usize, first_row: u64) -> f64 {
+        let (mut loss, mut row) = (0.0, first_row);
+        for part in batch.parts(self.micro_batch_tokens) {
+            loss += self.accumulate_part(&part, loss_tokens, step, row);
+            row += part.tokens() as u64;
+        }
+        loss
+    }
+
+    fn accumulate_part(&mut self, batch: &Batch, loss_tokens: usize, step: usize, first_row: u64) -> f64 {
         let rows = rows_of(batch, loss_tokens, first_row);
         let training = Training { family: &*self.model.family, elem: self.elem };
         let stage = Stage {

@@ -44,8 +44,10 @@ fn recomputed_activations_give_the_bits_of_kept_ones() {
 /// Rate of the steps below: a power of two that makes an update large beside the rounding of the parameters.
 const RATE: f64 = 64.0;
 
+type Step = (f64, Vec<(String, Vec<f64>)>);
+
 /// The loss and the gradients (as updates by plain SGD, over [`RATE`]) of one step over `batches`.
-fn gradients(trainer: &mut Trainer, batches: &[Batch]) -> (f64, Vec<(String, Vec<f64>)>) {
+fn gradients(trainer: &mut Trainer, batches: &[Batch]) -> Step {
     let all = |t: &Trainer| -> Vec<Vec<f32>> { t.trained.iter().map(|&p| t.values(p).to_vec()).collect() };
     let before = all(trainer);
     let loss = trainer.step(batches, 1, 0, RATE, 0.0).unwrap().loss;
@@ -58,11 +60,14 @@ fn gradients(trainer: &mut Trainer, batches: &[Batch]) -> (f64, Vec<(String, Vec
 }
 
 fn assert_close(case: &Case, device: &Device, one: &[Batch], other: &[Batch], what: &str) {
-    let (loss, grads) = gradients(&mut case.trainer(device), one);
-    let (other_loss, others) = gradients(&mut case.trainer(device), other);
+    let run = |batches| gradients(&mut case.trainer(device), batches);
+    close(&run(one), &run(other), what);
+}
+
+fn close((loss, grads): &Step, (other_loss, others): &Step, what: &str) {
     assert!((loss / other_loss - 1.0).abs() < 1e-6, "{what}: losses {loss} and {other_loss}");
     let mut nonzero = 0;
-    for ((name, a), (_, b)) in grads.iter().zip(&others) {
+    for ((name, a), (_, b)) in grads.iter().zip(others) {
         let scale = a.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(worst <= 2e-5 * scale + 1e-8, "{what}: gradient of {name} differs by {worst:e} of {scale:e}");
@@ -99,6 +104,21 @@ fn accumulating_two_batches_is_one_batch_of_both() {
         let two = [Batch::of(&items[..2]), Batch::of(&items[2..])];
         assert_ne!(two[0].loss_tokens(), two[1].loss_tokens());
         assert_close(&case, &device, &both, &two, "accumulated");
+    }
+}
+
+#[test]
+fn a_batch_in_parts_is_the_batch_whole() {
+    let device = device(2);
+    let items = sequences(6, 4);
+    for case in [Case::lora().sgd(), Case::full().sgd()] {
+        let batch = [Batch::of(&items)];
+        let whole = gradients(&mut case.trainer(&device), &batch);
+        for tokens in [1, MAX_LENGTH + 3, 10 * MAX_LENGTH] {
+            let mut trainer = case.trainer(&device);
+            trainer.set_micro_batch(tokens);
+            close(&whole, &gradients(&mut trainer, &batch), &format!("{}, parts of {tokens} tokens", case.name));
+        }
     }
 }
 

@@ -20,7 +20,8 @@ const SAMPLE: usize = 24;
 /// Forecasts and chooses; refuses what cannot fit into `limit_bytes` (nothing: what this process may use).
 pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<usize>) -> Result<Plan> {
     let (sample, mean_tokens, sequences) = sample(prepared);
-    let rows = sample.iter().map(Batch::tokens).max().unwrap_or(1);
+    let parts = sample.iter().flat_map(|b| b.parts(recipe.micro_batch_tokens));
+    let rows = parts.map(|p| p.tokens()).max().unwrap_or(1);
     let elem = if recipe.compute == Compute::Bf16 { Elem::Bf16 } else { Elem::F32 };
     let rank = if recipe.method == Method::Lora { recipe.lora.rank } else { 0 };
     let trainer = &prepared.trainer;

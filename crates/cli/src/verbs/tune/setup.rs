@@ -110,7 +110,9 @@ pub fn build(device: &Device, checkpoint: &Checkpoint, recipe: &Recipe) -> Resul
     };
     let keep = vec![recipe.activations != Activations::Recompute; model.family.blocks()];
     let optimizer = ounce_optim::from_recipe(&recipe.optimizer);
-    Ok(Trainer::new(device, model, trained, optimizer, elem, &keep, recipe.seed))
+    let mut trainer = Trainer::new(device, model, trained, optimizer, elem, &keep, recipe.seed);
+    trainer.set_micro_batch(recipe.micro_batch_tokens);
+    Ok(trainer)
 }
 
 fn attach(device: &Device, model: &mut Model, recipe: &Recipe) -> Result<Vec<ParamId>> {
