@@ -122,41 +122,16 @@ fn rows_dots(
         // SAFETY: `isa` is only made for what the processor has; the rows are as long as the weights', padded.
         return unsafe { super::int8_avx512::rows_dots(out, w, rows) };
     }
-    let _ = heads;
-    for (out, blocks) in out.iter_mut().zip(blocks.chunks_exact(per_row * format.block_bytes())) {
-        let out = &mut out[..rows.len()];
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Isa::Avx2 | Isa::Avx512 => unsafe { row_dots_avx2(out, format, blocks, rows) },
-            // SAFETY: the rows are as long as the blocks need.
-            _ => unsafe { row_dots_lanes(out, format, blocks, rows, dot16) },
-        }
+    #[cfg(target_arch = "x86_64")]
+    if matches!(isa, Isa::Avx2 | Isa::Avx512) {
+        // SAFETY: as above.
+        return unsafe { super::int8_avx2::rows_dots(out, format, blocks, per_row, rows) };
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn row_dots_avx2(out: &mut [f32], format: QuantFormat, blocks: &[u8], rows: &[Row]) {
-    use std::arch::x86_64::*;
-    let dot = |u: &[u8; 32], q: *const i8| -> [i32; 2] {
-        // SAFETY: 32 bytes each. Levels up to 63 do not saturate the sums of pairs; those of Q8_0 are split below.
-        let (u, q) = unsafe { (_mm256_loadu_si256(u.as_ptr().cast()), _mm256_loadu_si256(q.cast())) };
-        let ones = _mm256_set1_epi16(1);
-        // u = 2·(u >> 1) + (u & 1): both factors are below 128, so no pair reaches 2^15.
-        let half = _mm256_and_si256(_mm256_srli_epi16::<1>(u), _mm256_set1_epi8(0x7f));
-        let odd = _mm256_and_si256(u, _mm256_set1_epi8(1));
-        let high = _mm256_madd_epi16(_mm256_maddubs_epi16(half, q), ones);
-        let low = _mm256_madd_epi16(_mm256_maddubs_epi16(odd, q), ones);
-        let both = _mm256_add_epi32(_mm256_add_epi32(high, high), low);
-        let sum = |v: __m128i| {
-            let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0x4e>(v));
-            _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<0xb1>(v)))
-        };
-        [sum(_mm256_castsi256_si128(both)), sum(_mm256_extracti128_si256::<1>(both))]
-    };
-    // SAFETY: as the caller promises.
-    unsafe { row_dots_lanes(out, format, blocks, rows, dot) }
+    let _ = (isa, heads);
+    for (out, blocks) in out.iter_mut().zip(blocks.chunks_exact(per_row * format.block_bytes())) {
+        // SAFETY: the rows are as long as the blocks need.
+        unsafe { row_dots_lanes(&mut out[..rows.len()], format, blocks, rows) }
+    }
 }
 
 /// Integer products of 32 levels: the sums of both halves.
@@ -170,14 +145,7 @@ fn dot16(u: &[u8; 32], q: *const i8) -> [i32; 2] {
 
 /// # Safety
 /// Each of `rows` is as long as the blocks' weights.
-#[inline(always)]
-unsafe fn row_dots_lanes(
-    out: &mut [f32],
-    format: QuantFormat,
-    blocks: &[u8],
-    rows: &[Row],
-    dot: impl Fn(&[u8; 32], *const i8) -> [i32; 2],
-) {
+unsafe fn row_dots_lanes(out: &mut [f32], format: QuantFormat, blocks: &[u8], rows: &[Row]) {
     out.fill(0.0);
     let subs = format.block_len() / 32;
     for (b, block) in blocks.chunks_exact(format.block_bytes()).enumerate() {
@@ -185,7 +153,7 @@ unsafe fn row_dots_lanes(
             let (u, scale, offset) = levels(format, block, sub);
             let at = b * subs + sub;
             for (out, row) in out.iter_mut().zip(rows) {
-                let dots = dot(&u, row.q.wrapping_add(at * 32));
+                let dots = dot16(&u, row.q.wrapping_add(at * 32));
                 // SAFETY: `at` is a sub-block of the row.
                 unsafe {
                     let dx = *row.scales.add(at * 8);

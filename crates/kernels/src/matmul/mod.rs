@@ -11,6 +11,8 @@ mod dots_avx512;
 mod gemm;
 mod int8;
 #[cfg(target_arch = "x86_64")]
+mod int8_avx2;
+#[cfg(target_arch = "x86_64")]
 mod int8_avx512;
 mod int8_rows;
 #[cfg(target_arch = "x86_64")]
