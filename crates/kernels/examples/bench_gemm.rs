@@ -1,14 +1,16 @@
 //! GFLOP/s of the products at the shapes that training and decoding use, as a share of the measured roofline.
-//! `cargo run --release -p ounce-kernels --example bench_gemm [threads] [filter]`
+//! `cargo run --release -p ounce-kernels --example bench_gemm [threads] [filter] [table, such as Avx2]`
 
-use ounce_kernels::{Cpu, In, Interleaved, Mat, Out, QuantFormat, bf16, quant};
+use ounce_kernels::{Cpu, In, Interleaved, Isa, Mat, Out, QuantFormat, bf16, quant};
 use std::time::Instant;
 
 fn main() {
     let mut args = std::env::args().skip(1);
     let threads = args.next().and_then(|a| a.parse().ok()).unwrap_or(0);
     let filter = args.next().unwrap_or_default();
-    let cpu = Cpu::new(threads);
+    let table = args.next().unwrap_or_else(|| format!("{:?}", Isa::detect()));
+    let isa = Isa::available().into_iter().find(|isa| format!("{isa:?}") == table).expect("a table of this machine");
+    let cpu = Cpu::with_isa(threads, isa);
     let f32_peak = cpu.measure_f32_flops();
     let bf16_peak = cpu.measure_bf16_flops().unwrap_or(f32_peak);
     println!("{:?}, {} threads", cpu.isa(), cpu.threads());
