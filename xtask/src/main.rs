@@ -10,6 +10,7 @@ mod golden;
 mod place;
 mod proc;
 mod python;
+mod session;
 mod test;
 mod tidy;
 
@@ -24,6 +25,7 @@ usage: cargo xtask <chore>
   tidy              layering, file lengths, forbidden words, licences; prints the lines per crate
   map               write the code map in docs/ARCHITECTURE.md from the first sentence of each file
   golden [family]   write tests/golden again from the Python peers (all families, or one)
+  session FILE      draw docs/session.svg from a terminal recording (examples/referral/session.sh says how to make it)
   bench train       speed and memory of training beside PyTorch + PEFT, which are in the folder PEERS
   bench decode      speed and memory of one sequence beside llama.cpp, also there
                     flags: --write (into docs/BENCHMARKS.md) --quick --compile --rounds --threads
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         ["map"] => tidy::write_map(),
         ["golden"] => golden::write(None),
         ["golden", family] => golden::write(Some(family)),
+        ["session", recording] => session::write(recording),
         ["bench", what, flags @ ..] => bench::run(what, flags),
         ["help"] | ["--help"] | ["-h"] => {
             println!("{USAGE}");

@@ -95,6 +95,10 @@ impl Draft {
             return Err(self.faults);
         }
         match serde_json::from_value::<Recipe>(self.json) {
+            Ok(recipe) if recipe.lora.target.is_empty() => {
+                let help = Some("all-linear, or names of modules: q_proj, v_proj, …".into());
+                Err(vec![Fault { at: "lora.target".into(), what: "it names no layer".into(), help }])
+            }
             Ok(recipe) => Ok(Resolved { recipe, notes: std::mem::take(&mut self.notes) }),
             Err(e) => Err(vec![Fault { at: "recipe".into(), what: e.to_string(), help: None }]),
         }
@@ -114,7 +118,7 @@ impl Draft {
     /// One key with its value: ours, a section's short form, an alias, a foreign key, or unknown.
     fn entry(&mut self, at: &str, section: &str, path: &str, node: &Node) {
         if let Some(key) = keys::find(path) {
-            let how = aliases::find(path).map_or(How::Same, |a| a.how);
+            let how = aliases::of_own_key(path);
             return self.convert(at, key.path, how, node);
         }
         if section.is_empty() {
@@ -157,6 +161,7 @@ impl Draft {
                 None => node.value.clone(),
             },
             (How::Switch(yes, no), Value::Bool(b)) => Value::Text(if *b { yes } else { no }.into()),
+            (How::Switch(yes, _), Value::Text(word)) if word == "auto" => Value::Text(yes.into()),
             (How::Not, Value::Bool(b)) => Value::Bool(!b),
             (How::NegativeIsNone, Value::Int(n)) if *n < 0 => Value::Null,
             (How::List, Value::Text(text)) => Value::List(

@@ -101,7 +101,8 @@ impl Speaker {
             .map_err(|e| CliError::of(&codes::TOKENIZER, &e).help("shorten the prompt, or check the model's tokenizer"))
     }
 
-    /// Answers; `show` gets text that can be printed as it comes, and ends the answer by returning false.
+    /// Answers; `show` gets text that can be printed as it comes (nothing while a long prompt is read), and ends the answer by
+    /// returning false.
     pub fn answer(
         &mut self,
         prompt: Vec<u32>,
@@ -118,6 +119,10 @@ impl Speaker {
         let finish = self
             .engine
             .run(request, |token| {
+                let Some(token) = token else {
+                    interrupted = !show("");
+                    return !interrupted;
+                };
                 first.get_or_insert_with(Instant::now);
                 tokens += 1;
                 let piece = stream.push(token);

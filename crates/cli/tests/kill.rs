@@ -204,6 +204,30 @@ fn sigterm_saves_and_ends_with_75_and_a_size_limit_ends_with_75() {
     assert!(left(&place, &FULL, "a") == want);
 }
 
+/// An evaluation of thousands of rows is not waited for; it is done first when the run goes on.
+#[test]
+fn sigterm_breaks_off_an_evaluation() {
+    let place = place();
+    let rows: String = (0..20_000).map(|i| format!("{{\"text\":\"{i} the quick brown fox jumps\"}}\n")).collect();
+    place.write("many.jsonl", &rows);
+    let line = "tune tiny --data d.jsonl --valid many.jsonl --max-length 48 --max-steps 2 --out a -q";
+    let mut child = place.command(&line.split(' ').collect::<Vec<_>>()).stdout(Stdio::null()).spawn().unwrap();
+    let log = || std::fs::read_to_string(place.path("a/metrics.jsonl")).unwrap_or_default();
+    let limit = Instant::now() + Duration::from_secs(120);
+    while !log().contains(r#""event":"step","step":2"#) {
+        assert!(child.try_wait().unwrap().is_none() && Instant::now() < limit, "the run does not reach step 2");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    terminate(&child);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(75), "{text}");
+    assert!(text.contains("error[O0306]: stopped after step 2 of 2"), "{text}");
+    assert!(!log().contains(r#""event":"eval""#) && !place.path("a/adapter_model.safetensors").exists(), "{}", log());
+    must_succeed(resume(&place, "a"));
+    assert!(log().contains(r#""event":"eval","step":2"#) && place.path("a/adapter_model.safetensors").exists());
+}
+
 /// A base model that was moved is the same one; another of the same shapes in its place is refused, and named as a reason.
 #[test]
 fn another_base_model_is_refused() {

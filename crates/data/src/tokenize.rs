@@ -317,6 +317,8 @@ pub struct Prepared {
     pub valid_report: Option<Report>,
     pub train_files: Vec<SourceFile>,
     pub valid_files: Vec<SourceFile>,
+    /// For each training example, its index into `train_files`, and its line.
+    pub train_lines: Vec<(u32, usize)>,
     /// For [`crate::Settings::weights`].
     pub weights: Vec<f64>,
     /// Of the training and of the validation data, for the resolved recipe.
@@ -365,6 +367,7 @@ pub fn prepare(
         train_report,
         valid_report,
         weights: train.files.iter().map(|f| f.weight).collect(),
+        train_lines: train.examples.iter().map(|e| e.source).collect(),
         train_files: train.files,
         valid_files: valid.files,
         fingerprint: fingerprint.to_hex().to_string(),

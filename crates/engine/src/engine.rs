@@ -159,19 +159,28 @@ impl Engine {
         out
     }
 
-    /// Runs one request to its end; `on_token` may stop it by returning false.
-    pub fn run(&mut self, request: Request, mut on_token: impl FnMut(u32) -> bool) -> Result<Finish, Refusal> {
+    /// Runs one request to its end. `on_step` gets the token of each step, or nothing after a step that read a part of a long
+    /// prompt, and ends the request by returning false.
+    pub fn run(&mut self, request: Request, mut on_step: impl FnMut(Option<u32>) -> bool) -> Result<Finish, Refusal> {
         let id = self.submit(request)?;
         loop {
+            let (mut token, mut finish) = (None, None);
             for output in self.step() {
                 match output {
-                    Output::Token { id: of, token, .. } if of == id && !on_token(token) => {
-                        self.cancel(id);
-                        return Ok(Finish::Stop);
-                    }
-                    Output::Finished { id: of, reason } if of == id => return Ok(reason),
+                    Output::Token { id: of, token: chosen, .. } if of == id => token = Some(chosen),
+                    Output::Finished { id: of, reason } if of == id => finish = Some(reason),
                     _ => {}
                 }
+            }
+            // A sequence may end with a token or without one.
+            let go_on = (token.is_none() && finish.is_some()) || on_step(token);
+            match finish {
+                Some(reason) => return Ok(if go_on { reason } else { Finish::Stop }),
+                None if !go_on => {
+                    self.cancel(id);
+                    return Ok(Finish::Stop);
+                }
+                None => {}
             }
         }
     }

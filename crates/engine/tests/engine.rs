@@ -92,17 +92,30 @@ fn a_slot_that_remembers_a_beginning_gives_the_same_answer() {
 fn sequences_end_at_their_limit_and_at_the_end_of_the_context() {
     let mut engine = engine("llama", Settings { context: 16, ..exact(1, 512) });
     let mut tokens = 0;
-    let finish = engine.run(request(&[1, 2, 3], 5), |_| {
-        tokens += 1;
+    let finish = engine.run(request(&[1, 2, 3], 5), |token| {
+        tokens += usize::from(token.is_some());
         true
     });
     assert_eq!((finish, tokens), (Ok(Finish::Length), 5));
     tokens = 0;
-    let finish = engine.run(request(&[1, 2, 3], 500), |_| {
-        tokens += 1;
+    let finish = engine.run(request(&[1, 2, 3], 500), |token| {
+        tokens += usize::from(token.is_some());
         true
     });
     assert_eq!((finish, tokens), (Ok(Finish::Length), 13));
+}
+
+/// Whoever waits for a long prompt may end it before its first token.
+#[test]
+fn a_prompt_can_be_broken_off_between_its_chunks() {
+    let mut engine = engine("llama", exact(1, 4));
+    let mut seen = Vec::new();
+    let finish = engine.run(request(&[7; 30], 5), |token| {
+        seen.push(token);
+        seen.len() < 3
+    });
+    assert_eq!((finish, seen), (Ok(Finish::Stop), vec![None; 3]));
+    assert!(engine.is_idle());
 }
 
 #[test]

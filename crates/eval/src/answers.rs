@@ -14,13 +14,13 @@ pub struct Answer {
 }
 
 /// Answers each prompt; the order is that of the prompts. A prompt that the engine refuses has its refusal for an answer.
-/// `on_answer(done)` is called whenever one more is done, and ends the work early by returning false; prompts without an
-/// answer then have an empty, incomplete one.
+/// `on_step(done)` is called after each step of the engine, and ends the work early by returning false; answers that are not
+/// done are then incomplete.
 pub fn answer_all(
     engine: &mut Engine,
     prompts: &[Vec<u32>],
     params: &SamplingParams,
-    mut on_answer: impl FnMut(usize) -> bool,
+    mut on_step: impl FnMut(usize) -> bool,
 ) -> Vec<Result<Answer, Refusal>> {
     let mut index: HashMap<SeqId, usize> = HashMap::new();
     let mut answers: Vec<Result<Answer, Refusal>> = Vec::with_capacity(prompts.len());
@@ -47,12 +47,12 @@ pub fn answer_all(
                         answer.complete = reason == ounce_engine::Finish::Stop;
                     }
                     done += 1;
-                    if !on_answer(done) {
-                        index.keys().for_each(|&id| engine.cancel(id));
-                        return answers;
-                    }
                 }
             }
+        }
+        if !on_step(done) {
+            index.keys().for_each(|&id| engine.cancel(id));
+            return answers;
         }
     }
     answers

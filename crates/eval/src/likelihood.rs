@@ -12,11 +12,21 @@ use crate::stats::DocumentLoss;
 const TOKENS: usize = 2048;
 
 /// For each sequence, the sum of `-ln p` over its scored tokens and their number. Activations are of type `elem`; what
-/// is scored of a sequence does not depend on the others.
-pub fn losses(device: &Device, model: &Model, elem: Elem, sequences: &[Tokenized]) -> Vec<DocumentLoss> {
+/// is scored of a sequence does not depend on the others. `on_pass(done)` is called before each pass with the number of
+/// sequences that are done, and ends the work by returning false: then there is no result.
+pub fn losses(
+    device: &Device,
+    model: &Model,
+    elem: Elem,
+    sequences: &[Tokenized],
+    mut on_pass: impl FnMut(usize) -> bool,
+) -> Option<Vec<DocumentLoss>> {
     let mut out = Vec::with_capacity(sequences.len());
     let mut start = 0;
     while start < sequences.len() {
+        if !on_pass(start) {
+            return None;
+        }
         let (mut end, mut size) = (start, 0);
         while end < sequences.len() && (end == start || size + sequences[end].ids.len() <= TOKENS) {
             size += sequences[end].ids.len();
@@ -35,7 +45,7 @@ pub fn losses(device: &Device, model: &Model, elem: Elem, sequences: &[Tokenized
         }
         start = end;
     }
-    out
+    Some(out)
 }
 
 /// `-ln p` of each row's target, 0 where it bears no loss; `[t]`.

@@ -8,6 +8,8 @@ pub enum LoadError {
     UnknownFamily { model_type: String },
     /// Settings of a known family that are not supported.
     Unsupported { what: String },
+    /// Names in an adapter's targets that no linear layer has, and those that some have.
+    NoSuchLayer { names: Vec<String>, known: Vec<String> },
     /// Tensors that do not fit the configuration, one line each.
     Mismatch { path: String, problems: Vec<String>, hint: String },
 }
@@ -20,6 +22,9 @@ impl fmt::Display for LoadError {
                 "no support for model_type \"{model_type}\"; supported are {}",
                 crate::families::SUPPORTED.join(", ")
             ),
+            LoadError::NoSuchLayer { names, known } => {
+                write!(f, "no linear layer is called {}; there are {}", names.join(" or "), known.join(", "))
+            }
             LoadError::Unsupported { what } => write!(f, "not supported: {what}"),
             LoadError::Mismatch { path, problems, hint } => {
                 let plural = if problems.len() == 1 { "tensor does" } else { "tensors do" };

@@ -49,6 +49,9 @@ pub struct Outcome {
     pub peak_memory_bytes: usize,
 }
 
+/// Shows an event and writes it to the log.
+type Say<'a> = dyn FnMut(Event, &mut Reporter) -> Result<(), TrainError> + 'a;
+
 /// Everything a run needs.
 pub struct Run<'a> {
     pub recipe: &'a Recipe,
@@ -105,7 +108,11 @@ impl Run<'_> {
 
         let (mut times, mut rates) = (Vec::new(), Vec::new());
         let mut reason = EndReason::Done;
-        while progress.step < steps {
+        // What a signal broke off in the last part of the run comes first in this one.
+        if progress.eval_pending && !self.judge(&mut progress, &mut reporter, &mut say)? {
+            reason = EndReason::Interrupted;
+        }
+        while reason == EndReason::Done && progress.step < steps {
             if self.waited_long_enough(&progress) {
                 reason = EndReason::EarlyStop;
                 break;
@@ -145,17 +152,11 @@ impl Run<'_> {
             // Once in a while: the loss on held-out data, and whether to go on.
             let last = step == steps;
             if !self.valid.is_empty() && (last || due(step, self.recipe.eval_every)) {
-                let (loss, tokens) = self.evaluate();
-                let best = loss.is_finite() && progress.best_loss.is_none_or(|b| loss < b);
-                progress.valid_loss = Some(loss);
-                progress.evals_since_best = if best { 0 } else { progress.evals_since_best + 1 };
-                if best {
-                    progress.best_loss = Some(loss);
-                    if self.recipe.patience > 0 {
-                        progress.best_hash = Some(state::save_best(self.vfs, self.dir, &self.trainer)?);
-                    }
+                progress.eval_pending = true;
+                if !self.judge(&mut progress, &mut reporter, &mut say)? {
+                    reason = EndReason::Interrupted;
+                    break;
                 }
-                say(Event::Eval { step, loss, tokens, best }, &mut reporter)?;
             }
             if !last && !self.waited_long_enough(&progress) && due(step, self.recipe.save_every) {
                 self.save(&mut progress, &mut reporter, &mut say)?;
@@ -182,11 +183,32 @@ impl Run<'_> {
         })
     }
 
-    /// Mean loss over the held-out data, and the tokens it was taken over.
-    pub fn evaluate(&mut self) -> (f64, usize) {
+    /// Does the evaluation that is due, and keeps the parameters if they are the best so far. False: a signal broke it off,
+    /// and it stays due.
+    fn judge(&self, progress: &mut Progress, reporter: &mut Reporter, say: &mut Say) -> Result<bool, TrainError> {
+        let Some((loss, tokens)) = self.evaluate() else { return Ok(false) };
+        let best = loss.is_finite() && progress.best_loss.is_none_or(|b| loss < b);
+        progress.eval_pending = false;
+        progress.valid_loss = Some(loss);
+        progress.evals_since_best = if best { 0 } else { progress.evals_since_best + 1 };
+        if best {
+            progress.best_loss = Some(loss);
+            if self.recipe.patience > 0 {
+                progress.best_hash = Some(state::save_best(self.vfs, self.dir, &self.trainer)?);
+            }
+        }
+        say(Event::Eval { step: progress.step, loss, tokens, best }, reporter)?;
+        Ok(true)
+    }
+
+    /// Mean loss over the held-out data, and the tokens it was taken over; `None` if a signal came before its end.
+    pub fn evaluate(&self) -> Option<(f64, usize)> {
         let budget = self.recipe.batch_size.max(1) * self.recipe.data.max_length;
         let (mut sum, mut tokens, mut start) = (0.0, 0, 0);
         while start < self.valid.len() {
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
             let (mut end, mut size) = (start, 0);
             while end < self.valid.len() && (end == start || size + self.valid[end].ids.len() <= budget) {
                 size += self.valid[end].ids.len();
@@ -197,7 +219,7 @@ impl Run<'_> {
             tokens += count;
             start = end;
         }
-        (sum / tokens.max(1) as f64, tokens)
+        Some((sum / tokens.max(1) as f64, tokens))
     }
 
     /// Whether so many evaluations in a row were no better that the run ends here. Asked of the saved state, so that a run
@@ -206,12 +228,9 @@ impl Run<'_> {
         self.recipe.patience > 0 && progress.evals_since_best >= self.recipe.patience
     }
 
-    fn save(
-        &self,
-        progress: &mut Progress,
-        reporter: &mut Reporter,
-        say: &mut dyn FnMut(Event, &mut Reporter) -> Result<(), TrainError>,
-    ) -> Result<(), TrainError> {
+    /// Writes a checkpoint, unless what is trained is no longer numbers: an update may do that with a gradient that was one.
+    fn save(&self, progress: &mut Progress, reporter: &mut Reporter, say: &mut Say) -> Result<(), TrainError> {
+        self.trainer.check_finite(progress.step)?;
         progress.log_bytes = reporter.sync()?;
         progress.cursor = Some(self.batches.cursor());
         let keep = self.recipe.save_limit;

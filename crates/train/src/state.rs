@@ -30,6 +30,9 @@ pub struct Progress {
     pub best_hash: Option<String>,
     pub valid_loss: Option<f64>,
     pub evals_since_best: usize,
+    /// The evaluation after this step is still to be done: a signal broke it off.
+    #[serde(default)]
+    pub eval_pending: bool,
     /// Length of the metrics log.
     pub log_bytes: u64,
     pub cursor: Option<Cursor>,

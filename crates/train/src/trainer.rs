@@ -27,6 +27,8 @@ pub struct Trainer {
     micro_batch_tokens: usize,
     elem: Elem,
     seed: u64,
+    /// Examples of the last step's batches.
+    examples: Vec<u32>,
 }
 
 /// What one step did.
@@ -39,14 +41,17 @@ pub struct StepResult {
     pub loss_tokens: usize,
 }
 
-/// A loss or a gradient that is not a number; nothing was updated.
+/// A loss or a gradient that is not a number, before an update; or a parameter, after one. Nothing of it was saved.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("step {step}: the {what} is {value}; the examples of the batch are {examples:?}; nothing was updated or saved")]
+#[error(
+    "step {step}: the {what} is {value}; the examples of the batch are {examples:?}; nothing of this step was saved"
+)]
 pub struct NonFinite {
     pub step: usize,
-    pub what: &'static str,
+    /// `loss`, `gradient norm`, or a parameter's name.
+    pub what: String,
     pub value: f64,
-    /// Indices into the data set.
+    /// Of the step's batches, as indices into the data set; empty if the step was done by another process.
     pub examples: Vec<u32>,
 }
 
@@ -76,8 +81,21 @@ impl Trainer {
             false => trained.iter().map(|p| optimizer.init(elements(p))).collect(),
         };
         let device = device.clone();
-        let micro_batch_tokens = 0;
-        Trainer { device, model, trained, states, optimizer, sink, wanted, policies, micro_batch_tokens, elem, seed }
+        let (micro_batch_tokens, examples) = (0, Vec::new());
+        Trainer {
+            device,
+            model,
+            trained,
+            states,
+            optimizer,
+            sink,
+            wanted,
+            policies,
+            micro_batch_tokens,
+            elem,
+            seed,
+            examples,
+        }
     }
 
     /// Chooses again which blocks keep their activations.
@@ -122,8 +140,7 @@ impl Trainer {
     ) -> Result<StepResult, NonFinite> {
         let tokens = batches.iter().map(Batch::tokens).sum();
         let loss_tokens: usize = batches.iter().map(Batch::loss_tokens).sum();
-        let examples = || batches.iter().flat_map(|b| b.examples.iter().copied()).collect();
-        let bad = |what, value| NonFinite { step, what, value, examples: examples() };
+        self.examples = batches.iter().flat_map(|b| b.examples.iter().copied()).collect();
         self.sink.clear(&self.device);
         let (mut loss, mut row) = (0.0, first_row);
         for batch in batches {
@@ -131,16 +148,31 @@ impl Trainer {
             row += batch.tokens() as u64;
         }
         if !loss.is_finite() {
-            return Err(bad("loss", loss));
+            return Err(self.bad(step, "loss", loss));
         }
         let sums: Vec<f64> = self.trained.iter().map(|p| self.gradient_sum_squares(*p)).collect();
-        let clipped = clip::global_norm(sums, 1.0, max_grad_norm).map_err(|e| bad("gradient norm", e.norm))?;
+        let clipped =
+            clip::global_norm(sums, 1.0, max_grad_norm).map_err(|e| self.bad(step, "gradient norm", e.norm))?;
         self.update(&StepContext { step, lr, grad_scale: clipped.grad_scale });
         Ok(StepResult { loss, grad_norm: clipped.norm, tokens, loss_tokens })
     }
 
+    /// Whether everything that is trained is a number, after `step`.
+    pub fn check_finite(&self, step: usize) -> Result<(), NonFinite> {
+        for &p in &self.trained {
+            if let Some(value) = self.values(p).iter().find(|v| !v.is_finite()) {
+                return Err(self.bad(step, &self.model.params[p].name, f64::from(*value)));
+            }
+        }
+        Ok(())
+    }
+
+    fn bad(&self, step: usize, what: &str, value: f64) -> NonFinite {
+        NonFinite { step, what: what.to_owned(), value, examples: self.examples.clone() }
+    }
+
     /// Sum of cross-entropies and number of tokens that bear loss, without dropout or gradients.
-    pub fn evaluate(&mut self, batch: &Batch) -> (f64, usize) {
+    pub fn evaluate(&self, batch: &Batch) -> (f64, usize) {
         let (rows, count) = (rows_of(batch, 1, 0), batch.loss_tokens());
         let policies = vec![Policy::Recompute; self.policies.len()];
         let training = Training { family: &*self.model.family, elem: self.elem };

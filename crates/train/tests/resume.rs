@@ -101,6 +101,39 @@ fn a_run_killed_after_any_step_resumes_to_the_same_bits() {
     }
 }
 
+/// The signal comes when the evaluation is due: it is not waited for, and it comes first when the run goes on.
+#[test]
+fn a_signal_breaks_off_an_evaluation() {
+    let (device, case) = (device(1), Case::full().evaluating("full, patience 9", 9));
+    for k in [2, 9] {
+        let dir = run_dir();
+        let (outcome, left) = case.train(&device, dir.path(), &Disk, false, Some(k)).unwrap();
+        assert_eq!((outcome.reason, outcome.progress.step), (EndReason::Interrupted, k));
+        assert!(outcome.progress.eval_pending && left.evals.iter().all(|e| e.0 < k), "{:?}", left.evals);
+        // Once more, before anything is done.
+        let (outcome, again) = case.train(&device, dir.path(), &Disk, true, Some(0)).unwrap();
+        assert_eq!((outcome.reason, outcome.progress.step), (EndReason::Interrupted, k));
+        assert_eq!(again.evals, left.evals);
+        let (outcome, left) = case.train(&device, dir.path(), &Disk, true, None).unwrap();
+        assert!(outcome.reason == EndReason::Done && !outcome.progress.eval_pending);
+        left.assert_equal(&whole(&case, &device), case.name);
+    }
+}
+
+/// Loss and gradients were numbers, but not what the update made of them.
+#[test]
+fn parameters_that_are_no_numbers_are_not_saved() {
+    let mut case = Case::full().sgd();
+    case.recipe.optimizer.learning_rate = 1e300;
+    case.recipe.save_every = 1;
+    let dir = run_dir();
+    let Err(TrainError::NonFinite(error)) = case.train(&device(1), dir.path(), &Disk, false, None) else {
+        panic!("it went on")
+    };
+    assert!(error.step == 1 && error.what.contains("weight") && !error.examples.is_empty(), "{error}");
+    assert_eq!(checkpoint::steps(&Disk, dir.path()).unwrap(), Vec::<usize>::new());
+}
+
 #[test]
 fn resuming_a_finished_run_changes_nothing() {
     let device = device(2);
@@ -135,7 +168,7 @@ fn early_stopping_puts_the_best_parameters_back() {
     assert!(outcome.progress.step < 40 && outcome.progress.evals_since_best == 2, "{:?}", outcome.progress);
     let best = outcome.progress.best_loss.unwrap();
     assert!(outcome.valid_loss.unwrap() > best, "the run did not diverge");
-    assert_eq!(run.evaluate().0.to_bits(), best.to_bits());
+    assert_eq!(run.evaluate().unwrap().0.to_bits(), best.to_bits());
 }
 
 #[test]

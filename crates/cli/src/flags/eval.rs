@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use ounce_eval::score::Metric;
 
 use super::talk::Model;
+use crate::output::units::parse_positive;
 
 /// Measure a model: tasks with right answers, and perplexity, with how sure the numbers are
 #[derive(Debug, clap::Args)]
@@ -22,7 +23,7 @@ pub struct Args {
     #[command(flatten)]
     pub model: Model,
     /// Task file (repeatable)
-    #[arg(long, value_name = "FILE", required_unless_present = "data")]
+    #[arg(long, value_name = "FILE")]
     pub task: Vec<PathBuf>,
     /// Data whose perplexity is measured, in any format of ounce tune (repeatable)
     #[arg(long, value_name = "FILE")]
@@ -37,13 +38,13 @@ pub struct Args {
     #[arg(long, value_name = "DIR", requires = "compare")]
     pub compare_adapter: Option<String>,
     /// Records of each task to use at most, from the first on
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_positive)]
     pub limit: Option<usize>,
     /// Longest answer, tokens
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_positive)]
     pub max_tokens: usize,
     /// Answers generated side by side
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = parse_positive)]
     pub parallel: usize,
     /// Exit with code 3 if a task has fewer right records than this, percent
     #[arg(long, value_name = "PERCENT")]

@@ -63,9 +63,7 @@ impl Live {
             }
             Event::Note { text } => self.say(text),
             Event::End { step, reason } => {
-                if let Some(bar) = self.bar.take() {
-                    bar.finish_and_clear();
-                }
+                self.clear();
                 let why = match reason {
                     EndReason::Done => "done",
                     EndReason::EarlyStop => "stopped early: the loss on held-out data no longer falls",
@@ -73,6 +71,13 @@ impl Live {
                 };
                 self.say(&format!("step {step} of {}: {why}", self.steps));
             }
+        }
+    }
+
+    /// Takes the live line away, before an error is shown.
+    pub fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
         }
     }
 

@@ -14,10 +14,13 @@ pub fn bytes(n: usize) -> String {
     if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") }
 }
 
-/// `4.2 s`, `3 min 20 s`, `2 h 05 min`.
+/// `12 ms`, `4.2 s`, `3 min 20 s`, `2 h 05 min`.
 pub fn seconds(s: f64) -> String {
     if !s.is_finite() {
         return "?".into();
+    }
+    if s > 0.0 && s < 0.1 {
+        return if s < 0.001 { format!("{:.1} ms", s * 1e3) } else { format!("{:.0} ms", s * 1e3) };
     }
     if s < 60.0 {
         return if s < 10.0 { format!("{s:.1} s") } else { format!("{s:.0} s") };
@@ -63,6 +66,11 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A whole number of at least 1.
+pub fn parse_positive(text: &str) -> Result<usize, String> {
+    text.parse::<usize>().ok().filter(|&n| n > 0).ok_or_else(|| "it must be a whole number of at least 1".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +78,7 @@ mod tests {
     #[test]
     fn numbers_read_well() {
         assert_eq!((bytes(17), bytes(1536), bytes(3 << 30)), ("17 B".into(), "1.5 KiB".into(), "3.0 GiB".into()));
+        assert_eq!((seconds(0.0123), seconds(0.0), seconds(0.25)), ("12 ms".into(), "0.0 s".into(), "0.2 s".into()));
         assert_eq!((seconds(4.21), seconds(59.9)), ("4.2 s".into(), "60 s".into()));
         assert_eq!(
             (seconds(200.0), seconds(7500.0), seconds(f64::NAN)),

@@ -8,7 +8,7 @@ pub enum How {
     Same,
     /// Their word → ours; other words go through as they are and meet the key's own check.
     Words(&'static [(&'static str, &'static str)]),
-    /// `true` → the first, `false` → the second.
+    /// `true` and `auto` → the first, `false` → the second.
     Switch(&'static str, &'static str),
     /// The opposite truth value.
     Not,
@@ -43,14 +43,16 @@ const OPTIMIZERS: How = How::Words(&[
     ("adamw_hf", "adamw"),
     ("adam_torch", "adam"),
 ]);
+/// Tuning on a quantised file is what `qlora` means.
+const METHODS: How = How::Words(&[("qlora", "lora")]);
 const TARGETS: &[(&str, &str)] = &[("all", "all-linear")];
 
 pub const ALIASES: &[Alias] = &[
     a("model_name_or_path", "model"),
     a("base_model", "model"),
     a("model_name", "model"),
-    b("finetuning_type", "method", How::Same),
-    b("adapter", "method", How::Same),
+    b("finetuning_type", "method", METHODS),
+    b("adapter", "method", METHODS),
     a("lora_rank", "lora.rank"),
     a("lora_r", "lora.rank"),
     a("lora_alpha", "lora.alpha"),
@@ -143,11 +145,32 @@ pub const FOREIGN: &[Foreign] = &[
     f("fp16", &["false"], "compute is f32 or bf16: set compute: bf16"),
     f("tf32", &[], "it is a setting of GPUs"),
     f("flash_attention", &[], "attention is always fused"),
-    f("overwrite_output_dir", &["false"], "a finished run is never overwritten: choose another out"),
+    f("overwrite_output_dir", &["true", "false"], "a run is never overwritten: choose another out"),
+    f("save_only_model", &["false"], "a checkpoint always has all that a run needs to go on"),
+    f("save_safetensors", &["true"], "weights are always safetensors"),
     f("overwrite_cache", &[], "nothing is cached between runs"),
     f("preprocessing_num_workers", &[], "set --threads"),
     f("dataloader_num_workers", &[], "set --threads"),
-    f("trust_remote_code", &["false"], "code from a model directory is never run"),
+    f("trust_remote_code", &["true", "false"], "code from a model directory is never run"),
+    f("per_device_eval_batch_size", &[], "evaluation fills batches of the size of training's"),
+    f("eval_batch_size", &[], "evaluation fills batches of the size of training's"),
+    f("eval_sample_packing", &[], "held-out examples are never padded"),
+    f("pad_to_sequence_len", &[], "nothing is padded"),
+    f("group_by_length", &["false"], "nothing is padded, so there is nothing to gain"),
+    f("lora_target_linear", &["true"], "it is the default; name layers with lora.target"),
+    f("evals_per_epoch", &["null"], "set eval_every, in steps"),
+    f("saves_per_epoch", &["null"], "set save_every, in steps"),
+    f("special_tokens", &["null"], "the tokenizer's own files name them"),
+    f("wandb_project", &[], "nothing is sent anywhere"),
+    f("wandb_entity", &[], "nothing is sent anywhere"),
+    f("wandb_watch", &[], "nothing is sent anywhere"),
+    f("wandb_name", &[], "nothing is sent anywhere"),
+    f("wandb_log_model", &[], "nothing is sent anywhere"),
+    f("run_name", &[], "a run is called after its directory: set out"),
+    f("model_type", &[], "the model's own files say it"),
+    f("tokenizer_type", &[], "the model's own files say it"),
+    f("dataset_prepared_path", &[], "nothing is cached between runs"),
+    f("strict", &["false"], "GGUF and safetensors are always checked whole"),
     f("ddp_timeout", &[], "there is one process"),
     f("load_in_8bit", &["false"], "give a quantised GGUF file as the model"),
     f("load_in_4bit", &["false"], "give a quantised GGUF file as the model"),
@@ -155,6 +178,11 @@ pub const FOREIGN: &[Foreign] = &[
 
 pub fn find(name: &str) -> Option<&'static Alias> {
     ALIASES.iter().find(|a| a.name == name)
+}
+
+/// How the value under a key of ours is read: as under an alias of the same name, and names of modules also with commas.
+pub fn of_own_key(path: &str) -> How {
+    if path == "lora.target" { How::List } else { find(path).map_or(How::Same, |a| a.how) }
 }
 
 pub fn find_foreign(name: &str) -> Option<&'static Foreign> {

@@ -252,3 +252,29 @@ fn mutated_recipes_do_no_harm() {
         "{accepted} of {iterations} accepted: the mutations are too rough to test anything"
     );
 }
+
+/// What others accept with commas or with words of their own, and recipes that ship with them.
+#[test]
+fn recipes_of_other_programs_are_carried_over() {
+    let mut draft = Draft::default();
+    draft.file(
+        "theirs.yaml",
+        "base_model: m\nadapter: qlora\nbf16: auto\nlora_target_linear: true\nwandb_project:\ndatasets:\n  - path: d.jsonl\n    type: x\n\
+         trust_remote_code: true\noverwrite_output_dir: true\nper_device_eval_batch_size: 1\nspecial_tokens:\n",
+    );
+    draft.assignment("lora.target=q_proj, v_proj");
+    let Resolved { recipe, notes } = draft.finish().unwrap();
+    assert_eq!((recipe.model.as_str(), &recipe.data.train[..]), ("m", &["d.jsonl".to_owned()][..]));
+    assert_eq!(recipe.lora.target, ["q_proj", "v_proj"]);
+    assert_eq!((recipe.method, recipe.compute), (ounce_spec::recipe::Method::Lora, ounce_spec::recipe::Compute::Bf16));
+    assert_eq!(notes.len(), 6, "{notes:?}");
+    for (refused, help) in [("evals_per_epoch: 4\n", "eval_every"), ("lora.target: []\n", "all-linear")] {
+        let mut draft = Draft::default();
+        match refused.strip_prefix("lora.target: ") {
+            Some(value) => draft.assignment(&format!("lora.target={}", value.trim())),
+            None => draft.file("theirs.yaml", refused),
+        }
+        let faults = draft.finish().unwrap_err();
+        assert!(faults.len() == 1 && faults[0].help.as_ref().unwrap().contains(help), "{faults:?}");
+    }
+}

@@ -54,6 +54,9 @@ pub fn data_error(error: DataError) -> CliError {
         DataError::Setting { .. } | DataError::UnknownFormat { .. } => {
             CliError::of(&codes::RECIPE, &error).help("ounce schema recipe lists every setting with its range")
         }
+        DataError::Undetected { .. } => CliError::of(&codes::DATA, &error)
+            .help("name the format with --set data.format=… in ounce tune, --format in ounce data check"),
+        DataError::Empty { .. } => CliError::of(&codes::DATA, &error).help("give a file with at least one example"),
         DataError::NoTemplate => {
             CliError::of(&codes::DATA, &error).help("choose an instruct model, or another data format")
         }

@@ -25,6 +25,10 @@ pub struct NamedTask {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<Exit> {
+    if args.task.is_empty() && args.data.is_empty() {
+        return Err(CliError::new(&codes::USAGE, "there is nothing to measure on")
+            .help("give a task file with --task, or data with --data, or both"));
+    }
     let tasks = args.task.iter().map(|path| read_task(path, &args)).collect::<Result<Vec<_>>>()?;
     let signals = Signals::listen();
     let second = second_model(&args)?;
@@ -34,7 +38,8 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         Some(second) => first.tasks.iter().zip(&second.tasks).map(|(a, b)| report::compare(b, a)).collect(),
         None => Vec::new(),
     };
-    let value = json!({"models": [Some(&first), second.as_ref()], "comparisons": comparisons});
+    let models: Vec<&Measured> = std::iter::once(&first).chain(&second).collect();
+    let value = json!({"models": models, "comparisons": comparisons});
     if let Some(path) = &args.out {
         std::fs::write(path, format!("{value:#}\n")).map_err(|e| CliError::write(path, &e))?;
     }
@@ -85,7 +90,7 @@ fn second_model(args: &Args) -> Result<Option<Model>> {
 fn read_task(path: &Path, args: &Args) -> Result<NamedTask> {
     let text = std::fs::read_to_string(path).map_err(|e| CliError::read(path, &e))?;
     let mut task = Task::parse(&text, args.metric.map(Into::into)).map_err(|e| task_error(path, e))?;
-    task.items.truncate(args.limit.unwrap_or(usize::MAX).max(1));
+    task.items.truncate(args.limit.unwrap_or(usize::MAX));
     Ok(NamedTask { name: path.display().to_string(), task })
 }
 

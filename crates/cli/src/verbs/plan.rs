@@ -5,7 +5,7 @@ use ounce_spec::plan::MemoryForecast;
 
 use super::{Context, tune};
 use crate::codes::Exit;
-use crate::error::Result;
+use crate::error::{Result, plural};
 use crate::flags::plan::{Args, Verb};
 use crate::output::units;
 
@@ -29,9 +29,9 @@ pub fn draw(plan: &Plan) -> String {
     out += &format!("  {:<14} {total:>12}  of {limit} that may be used\n", "in all");
     let t = &plan.time;
     out += &format!(
-        "time\n  {} per step, {} steps: {} in all\n  {} tokens/s, {}FLOP per step\n",
+        "time\n  {} per step, {}: {} in all\n  {} tokens/s, {}FLOP per step\n",
         units::seconds(t.step_s),
-        t.steps,
+        plural(t.steps, "step"),
         units::seconds(t.total_s),
         units::count(t.tokens_per_s.round()),
         units::count(t.step_flops)

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use ounce_spec::event::EndReason;
 use ounce_spec::{Plan, Recipe};
 use ounce_train::report::{METRICS, Reporter, SUMMARY, braille};
+use ounce_train::state::StateError;
 use ounce_train::vfs::Disk;
-use ounce_train::{Outcome, Run, TrainError};
+use ounce_train::{NonFinite, Outcome, Run, TrainError, checkpoint};
 use serde_json::json;
 
 use super::Context;
@@ -23,6 +24,7 @@ use crate::output::live::Live;
 use crate::output::units;
 use crate::recipe::{self, Draft, Fault};
 use crate::signals::Signals;
+use setup::Origins;
 
 /// The resolved recipe in a run's directory.
 const RECIPE: &str = "recipe.yaml";
@@ -66,7 +68,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         write_recipe(&dir, &recipe, &prepared)?;
     }
     let recipe_hash = prepared.hash(&recipe);
-    let target = prepared.target.clone();
+    let (target, origins) = (prepared.target.clone(), prepared.origins);
     let mut live = Live::new(context.out);
     let mut run = Run {
         recipe: &recipe,
@@ -78,7 +80,10 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         recipe_hash,
         stop: &signals.stop,
     };
-    let outcome = run.train(args.resume.is_some(), &mut |event| live.event(event)).map_err(|e| train_error(e, &dir))?;
+    let outcome = run.train(args.resume.is_some(), &mut |event| live.event(event)).map_err(|e| {
+        live.clear();
+        train_error(e, &dir, &origins)
+    })?;
     summarize(&dir, &recipe, &outcome, &plan)?;
     if outcome.reason == EndReason::Interrupted {
         return Err(CliError::new(
@@ -195,22 +200,47 @@ fn write_recipe(dir: &Path, recipe: &Recipe, prepared: &setup::Prepared) -> Resu
     ounce_formats::save::write_bytes(&path, text.as_bytes()).map_err(save::write_error)
 }
 
-fn train_error(error: TrainError, dir: &Path) -> CliError {
-    let resume = format!("ounce tune --resume {}", dir.display());
+fn train_error(error: TrainError, dir: &Path, origins: &Origins) -> CliError {
     if disk_full(&error) {
-        return CliError::of(&codes::DISK_FULL, &error).help(format!("make room, then go on with: {resume}"));
+        return write_failed(&error, dir);
     }
     match error {
-        TrainError::NonFinite(_) => CliError::of(&codes::NOT_A_NUMBER, &error)
-            .detail("checkpoints before this step are good")
-            .help("lower the learning rate, or look at the rows of this batch with ounce data check")
-            .help(format!("or compute in f32: {resume} cannot change that, start a new run with --compute f32")),
+        TrainError::NonFinite(e) => not_a_number(&e, dir, origins),
+        TrainError::State(StateError::OtherRecipe { .. }) => CliError::of(&codes::RESUME, &error)
+            .help("a run goes on with its own recipe: leave out the flags that change it")
+            .help("or start a new run with another --out"),
         TrainError::State(_) => CliError::of(&codes::RESUME, &error).help("start a new run with another --out"),
         TrainError::Data(e) => data_error(e),
-        TrainError::Checkpoint(_) | TrainError::Report(_) => {
-            CliError::of(&codes::WRITE, &error).help(format!("see to the disk, then go on with: {resume}"))
-        }
+        TrainError::Checkpoint(_) | TrainError::Report(_) => write_failed(&error, dir),
     }
+}
+
+fn write_failed(error: &TrainError, dir: &Path) -> CliError {
+    let (code, first) =
+        if disk_full(error) { (&codes::DISK_FULL, "make room") } else { (&codes::WRITE, "see to the disk") };
+    CliError::of(code, error).help(format!("{first}, then go on with: ounce tune --resume {}", dir.display()))
+}
+
+/// The step, and the rows of its batch by line.
+fn not_a_number(error: &NonFinite, dir: &Path, origins: &Origins) -> CliError {
+    const SHOWN: usize = 20;
+    let mut out = CliError::new(
+        &codes::NOT_A_NUMBER,
+        format!("step {}: the {} is {}, in a batch of these rows", error.step, error.what, error.value),
+    );
+    for place in error.examples.iter().take(SHOWN).filter_map(|&example| origins.of(example)) {
+        out = out.at(place, "");
+    }
+    if error.examples.len() > SHOWN {
+        out = out.detail(format!("and {} more rows", error.examples.len() - SHOWN));
+    }
+    let newest = checkpoint::steps(&Disk, dir).ok().and_then(|steps| steps.last().copied());
+    out.detail(match newest {
+        Some(step) => format!("nothing of this step was saved; the checkpoint after step {step} is good"),
+        None => "nothing of this step was saved, and there is no checkpoint yet".into(),
+    })
+    .help("lower the learning rate, or look at these rows with ounce data check")
+    .help("or compute in f32, in a new run: --compute f32")
 }
 
 /// Whether a full disk is behind an error.
@@ -247,7 +277,7 @@ fn summarize(dir: &Path, recipe: &Recipe, outcome: &Outcome, plan: &Plan) -> Res
     let length = std::fs::metadata(dir.join(METRICS)).map_or(0, |m| m.len());
     Reporter::resume(dir, length)
         .and_then(|mut reporter| reporter.finish(summary))
-        .map_err(|e| train_error(TrainError::Report(e), dir))
+        .map_err(|e| write_failed(&TrainError::Report(e), dir))
 }
 
 fn report(context: &Context, recipe: &Recipe, outcome: &Outcome, plan: &Plan, losses: &[(f64, f64)], saved: &str) {
@@ -271,11 +301,13 @@ fn report(context: &Context, recipe: &Recipe, outcome: &Outcome, plan: &Plan, lo
     ));
     let off = |forecast: f64, actual: f64| format!("{:+.0} %", (forecast / actual.max(1e-9) - 1.0) * 100.0);
     out.note(format!(
-        "forecast against actual: memory {} ({}), {} per step ({})",
+        "forecast against actual: memory {} ({}), {} per step ({}), {} in all ({})",
         units::bytes(plan.memory.total_bytes),
         off(plan.memory.total_bytes as f64, outcome.peak_memory_bytes as f64),
         units::seconds(plan.time.step_s),
-        off(plan.time.step_s, outcome.step_s)
+        off(plan.time.step_s, outcome.step_s),
+        units::seconds(plan.time.step_s * outcome.progress.step as f64),
+        off(plan.time.step_s * outcome.progress.step as f64, outcome.progress.train_s)
     ));
     out.note(format!("saved {saved}; also {SUMMARY}, {METRICS}, loss.svg and tensorboard/ in {}", recipe.out));
     out.note("next:");

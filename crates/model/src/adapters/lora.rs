@@ -1,6 +1,8 @@
 //! LoRA (Hu et al. 2021): `y += scale · dropout(x) Aᵀ Bᵀ` on linear layers, `scale = alpha / r`, or `alpha / √r` for rsLoRA
 //! (Kalajdzievski 2023). Names on disk are PEFT's.
 
+use std::collections::BTreeSet;
+
 use ounce_formats::Tensors;
 use ounce_formats::peft::AdapterConfig;
 use ounce_spec::recipe::LoraRecipe;
@@ -42,19 +44,11 @@ fn names(target: &str, linear: &Linear) -> bool {
 /// Puts fresh adapters on the layers that `recipe` targets: A uniform in ±k^-1/2 (Kaiming, as PEFT has it), B zero. Returns the
 /// trained parameters.
 pub fn attach(model: &mut Model, device: &Device, recipe: &LoraRecipe, seed: u64) -> Result<Vec<ParamId>, LoadError> {
-    let known: Vec<String> = model.family.linears_mut().iter().map(|l| l.short_name().to_string()).collect();
-    let lost: Vec<String> = recipe
-        .target
-        .iter()
-        .filter(|t| !model.family.linears_mut().iter().any(|l| names(t, l)))
-        .map(|t| format!("{t}: no linear layer has this name"))
-        .collect();
-    if !lost.is_empty() || recipe.target.is_empty() {
-        let mut known = known;
-        known.sort();
-        known.dedup();
-        let hint = format!("use all-linear, or some of: {}", known.join(", "));
-        return Err(LoadError::Mismatch { path: "the adapter's target modules".into(), problems: lost, hint });
+    let missing = |t: &&String| !model.family.linears().iter().any(|l| names(t, l));
+    let lost: Vec<String> = recipe.target.iter().filter(missing).cloned().collect();
+    if !lost.is_empty() {
+        let known: BTreeSet<String> = model.family.linears().iter().map(|l| l.short_name().to_string()).collect();
+        return Err(LoadError::NoSuchLayer { names: lost, known: known.into_iter().collect() });
     }
     let Model { family, params, .. } = model;
     let mut trained = Vec::new();

@@ -53,6 +53,7 @@ pub fn model(
 ) -> Result<Measured> {
     let mut speaker = Speaker::open(context, flags, args.parallel.clamp(1, 64))?;
     let label = flags.adapter.clone().unwrap_or_else(|| flags.model.clone());
+    let progress = Progress { context, label, signals };
     let mut out = Measured {
         model: flags.model.clone(),
         adapter: flags.adapter.clone(),
@@ -64,34 +65,48 @@ pub fn model(
         let items = &named.task.items;
         let (records, rules) = match named.task.metric {
             Metric::MultipleChoice => {
-                let (records, rules) = choose(&mut speaker, items)?;
+                let (records, rules) = choose(&mut speaker, items, &progress)?;
                 (records, Some(rules))
             }
-            metric => {
-                let say = |done: usize| {
-                    if context.out.live {
-                        context.out.alarm(&format!("\r{label}: {done} of {} answers", items.len()));
-                        if done == items.len() {
-                            context.out.alarm("\n");
-                        }
-                    }
-                    !signals.stopped()
-                };
-                (generate(&mut speaker, metric, items, args.max_tokens, say)?, None)
-            }
+            metric => (generate(&mut speaker, metric, items, args.max_tokens, &progress)?, None),
         };
-        if signals.stopped() {
-            return Err(
-                CliError::new(signals.code(), "the evaluation was interrupted").help("run the same command again")
-            );
-        }
         out.tasks.extend(summarize(named.task.metric, records));
         out.choice_rules.push(rules);
     }
     for file in &args.data {
-        out.perplexities.push((file.clone(), perplexity(&speaker, file, flags.context)?));
+        out.perplexities.push((file.clone(), perplexity(&speaker, file, flags.context, &progress)?));
     }
     Ok(out)
+}
+
+/// Shows how far a measurement is, on a terminal, and looks for signals.
+struct Progress<'a> {
+    context: &'a Context,
+    label: String,
+    signals: &'a Signals,
+}
+
+impl Progress<'_> {
+    /// To be called with what is done so far; false: a signal came.
+    fn of(&self, total: usize, what: &str) -> impl FnMut(usize) -> bool {
+        let (out, label, signals, what) = (self.context.out, &self.label, self.signals, what.to_owned());
+        let mut shown = None;
+        move |done| {
+            let stopped = signals.stopped();
+            if out.live && shown != Some(done) {
+                out.alarm(&format!("\r{label}: {done} of {total} {what}"));
+                shown = Some(done);
+            }
+            if out.live && (stopped || done == total) {
+                out.alarm("\n");
+            }
+            !stopped
+        }
+    }
+
+    fn interrupted(&self) -> CliError {
+        CliError::new(self.signals.code(), "the evaluation was interrupted").help("run the same command again")
+    }
 }
 
 fn generate(
@@ -99,11 +114,14 @@ fn generate(
     metric: Metric,
     items: &[Item],
     max_tokens: usize,
-    say: impl FnMut(usize) -> bool,
+    progress: &Progress,
 ) -> Result<Vec<Record>> {
     let prompts = items.iter().map(|item| prompt(speaker, item)).collect::<Result<Vec<_>>>()?;
     let params = SamplingParams { max_tokens: max_tokens.max(1), ..SamplingParams::default() };
-    let answers = answer_all(&mut speaker.engine, &prompts, &params, say);
+    let answers = answer_all(&mut speaker.engine, &prompts, &params, progress.of(items.len(), "answers"));
+    if progress.signals.stopped() {
+        return Err(progress.interrupted());
+    }
     let mut records = Vec::with_capacity(items.len());
     for (item, answer) in items.iter().zip(answers) {
         let answer = answer.map_err(|e| refusal(e).at(format!("line {} of the task", item.line), ""))?;
@@ -134,7 +152,7 @@ fn prompt(speaker: &Speaker, item: &Item) -> Result<Vec<u32>> {
     }
 }
 
-fn choose(speaker: &mut Speaker, items: &[Item]) -> Result<(Vec<Record>, ChoiceRules)> {
+fn choose(speaker: &mut Speaker, items: &[Item], progress: &Progress) -> Result<(Vec<Record>, ChoiceRules)> {
     let mut sequences = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let Reference::Choice { choices, .. } = &item.reference else { continue };
@@ -159,7 +177,7 @@ fn choose(speaker: &mut Speaker, items: &[Item]) -> Result<(Vec<Record>, ChoiceR
             sequences.push(Tokenized { ids, loss, example: index as u32, source: 0 });
         }
     }
-    let losses = likelihood::losses(&speaker.device, speaker.engine.model(), Elem::F32, &sequences);
+    let losses = losses(speaker, &sequences, "choices", progress)?;
     let mut losses = losses.into_iter();
     let (mut records, mut by_token, mut by_byte) = (Vec::new(), 0, 0);
     for item in items {
@@ -181,12 +199,21 @@ fn choose(speaker: &mut Speaker, items: &[Item]) -> Result<(Vec<Record>, ChoiceR
     }
 }
 
-fn perplexity(speaker: &Speaker, file: &str, context: usize) -> Result<Perplexity> {
+/// The losses of sequences, while a signal may come.
+fn losses(speaker: &Speaker, sequences: &[Tokenized], what: &str, progress: &Progress) -> Result<Vec<DocumentLoss>> {
+    let mut say = progress.of(sequences.len(), what);
+    let losses = likelihood::losses(&speaker.device, speaker.engine.model(), Elem::F32, sequences, &mut say);
+    let losses = losses.ok_or_else(|| progress.interrupted())?;
+    say(sequences.len());
+    Ok(losses)
+}
+
+fn perplexity(speaker: &Speaker, file: &str, context: usize, progress: &Progress) -> Result<Perplexity> {
     let longest = context.min(speaker.engine.model().context);
     let recipe = DataRecipe { train: vec![file.to_owned()], max_length: longest, ..DataRecipe::default() };
     let renderer = speaker.text.template.as_ref().map(|t| t as &dyn Renderer);
     let data = ounce_data::prepare(&recipe, 0, &speaker.text.tokenizer, renderer).map_err(data_error)?;
-    let losses = likelihood::losses(&speaker.device, speaker.engine.model(), Elem::F32, &data.train);
+    let losses = losses(speaker, &data.train, "sequences", progress)?;
     // A long document is cut into several sequences, but it is one sample.
     let mut documents: BTreeMap<u32, DocumentLoss> = BTreeMap::new();
     for (sequence, loss) in data.train.iter().zip(losses) {

@@ -7,6 +7,7 @@ use ounce_eval::score::Metric;
 use ounce_eval::stats::{Interval, Perplexity};
 
 use super::{Measured, NamedTask};
+use crate::error::plural;
 use crate::output::Style;
 
 /// All tasks and perplexities, the second model (if any) left of the first, since it is what the first is held against.
@@ -20,8 +21,8 @@ pub fn draw(
     let models: Vec<&Measured> = second.into_iter().chain([first]).collect();
     let mut out = String::new();
     for (i, named) in tasks.iter().enumerate() {
-        let n = named.task.items.len();
-        let _ = writeln!(out, "{} ({}, {n} records)", style.bold(&named.name), named.task.metric.name());
+        let n = plural(named.task.items.len(), "record");
+        let _ = writeln!(out, "{} ({}, {n})", style.bold(&named.name), named.task.metric.name());
         let reports: Vec<&TaskReport> = models.iter().filter_map(|m| m.tasks.get(i)).collect();
         row(&mut out, "", models.iter().map(|m| m.label()));
         row(&mut out, "records right", reports.iter().map(|r| percent(&r.records)));

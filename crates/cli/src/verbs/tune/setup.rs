@@ -2,8 +2,8 @@
 
 use ounce_data::{Batches, Renderer, Settings, Tokenized};
 use ounce_formats::{Checkpoint, Kind, peft};
-use ounce_model::Model;
 use ounce_model::adapters::lora;
+use ounce_model::{LoadError, Model};
 use ounce_spec::Recipe;
 use ounce_spec::recipe::{Activations, Compute, Method};
 use ounce_tensor::kernels::Cpu;
@@ -12,9 +12,10 @@ use ounce_train::Trainer;
 use sha2::{Digest, Sha256};
 
 use crate::codes;
-use crate::error::{CliError, Result, plural};
+use crate::error::{CliError, Place, Result, plural};
 use crate::model::{self, Text};
 use crate::output::units;
+use crate::recipe::nearest;
 use crate::verbs::Context;
 use crate::verbs::data::data_error;
 
@@ -26,9 +27,24 @@ pub struct Prepared {
     /// Of all data, BLAKE3 in hex.
     pub fingerprint: String,
     pub target: Target,
+    pub origins: Origins,
     /// Resident before the model: the program, its tokenizer and data.
     pub program_bytes: usize,
     notes: Vec<String>,
+}
+
+/// Where training examples were read from.
+pub struct Origins {
+    files: Vec<String>,
+    lines: Vec<(u32, usize)>,
+}
+
+impl Origins {
+    /// File and line of an example.
+    pub fn of(&self, example: u32) -> Option<String> {
+        let &(file, line) = self.lines.get(example as usize)?;
+        Some(format!("{}:{line}", self.files.get(file as usize)?))
+    }
 }
 
 /// The base model as its result will need it.
@@ -71,7 +87,10 @@ pub fn prepare(context: &Context, recipe: &Recipe) -> Result<Prepared> {
         }
     }
     notes.push(line);
-    notes.push(format!("{} to evaluate on", plural(data.valid.len(), "sequence")));
+    notes.push(match data.valid.len() {
+        0 => "nothing to evaluate on: --valid FILE, or --set data.valid_share=0.1".into(),
+        n => format!("{} to evaluate on", plural(n, "sequence")),
+    });
     let settings = Settings {
         seed: recipe.seed,
         batch_size: recipe.batch_size,
@@ -84,12 +103,15 @@ pub fn prepare(context: &Context, recipe: &Recipe) -> Result<Prepared> {
     let program_bytes = ounce_train::resident::bytes();
     let device = Device::cpu(Cpu::new(context.threads()));
     let trainer = build(&device, &checkpoint, recipe)?;
+    let files = data.train_files.into_iter().map(|file| file.path).collect();
+    let origins = Origins { files, lines: data.train_lines };
     Ok(Prepared {
         trainer,
         batches,
         valid: data.valid,
         fingerprint: data.fingerprint,
         target: Target { checkpoint },
+        origins,
         program_bytes,
         notes,
     })
@@ -118,8 +140,10 @@ pub fn build(device: &Device, checkpoint: &Checkpoint, recipe: &Recipe) -> Resul
 fn attach(device: &Device, model: &mut Model, recipe: &Recipe) -> Result<Vec<ParamId>> {
     let bad = |e: &dyn std::error::Error| CliError::of(&codes::ADAPTER, e);
     match &recipe.lora.init_from {
-        None => lora::attach(model, device, &recipe.lora, recipe.seed)
-            .map_err(|e| bad(&e).help("set lora.target to all-linear, or to names of the model's layers")),
+        None => lora::attach(model, device, &recipe.lora, recipe.seed).map_err(|e| match e {
+            LoadError::NoSuchLayer { names, known } => no_such_layer(&names, &known),
+            other => bad(&other).help("lora.target names the layers to adapt: all-linear, or some of the model's"),
+        }),
         Some(path) => {
             let (config, tensors) = peft::read_adapter(path.as_ref())
                 .map_err(|e| bad(&e).help("lora.init_from names a PEFT adapter directory"))?;
@@ -127,6 +151,16 @@ fn attach(device: &Device, model: &mut Model, recipe: &Recipe) -> Result<Vec<Par
                 .map_err(|e| bad(&e).help("start from an adapter of this very base model"))
         }
     }
+}
+
+fn no_such_layer(names: &[String], known: &[String]) -> CliError {
+    let mut out = CliError::new(&codes::RECIPE, "lora.target names layers that the model does not have");
+    for name in names {
+        let close = nearest(name, known.iter().map(String::as_str));
+        let help = close.first().map(|known| format!("did you mean {known}?"));
+        out.places.push(Place { at: "lora.target".into(), what: name.clone(), help });
+    }
+    out.help(format!("use all-linear, or some of: {}", known.join(", ")))
 }
 
 impl Prepared {
