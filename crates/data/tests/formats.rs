@@ -126,6 +126,20 @@ fn json_lines_under_the_name_json_and_a_list_inside_an_object() {
     assert_eq!(lines.examples.len(), 2);
     let wrapped = auto(&file(&dir, "b.json", "{\"data\":\n[{\"text\": \"1\"},\n{\"text\": \"2\"}]}"));
     assert_eq!(wrapped.examples[1].source.1, 3);
+    // On one line a line says nothing: the row's place in the list does.
+    let dense = file(&dir, "c.json", "\n[{\"text\": \"1\"}, {\"text\": 2}, {\"text\": \"3\"}]");
+    assert_eq!(bad(&dense, "auto"), [(2, "`text` is a number, not a string".into())]);
+}
+
+#[test]
+fn the_format_of_most_rows_is_taken_and_the_rest_are_bad_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = r#"{"prompt": "p", "completion": "c"}"#;
+    let most = file(&dir, "a.jsonl", [pair, pair, r#"{"prompt": "p"}"#, pair, r#"{"text": "t"}"#].join("\n"));
+    assert_eq!(bad(&most, "auto").into_iter().map(|(line, _)| line).collect::<Vec<_>>(), [3, 5]);
+    // Half are not most.
+    let half = file(&dir, "b.jsonl", [pair, r#"{"text": "t"}"#].join("\n"));
+    assert!(matches!(load(&[half], "auto", Part::Train), Err(DataError::Undetected { .. })));
 }
 
 #[test]
