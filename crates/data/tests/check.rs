@@ -83,11 +83,9 @@ fn rows_that_write_out_control_tokens_are_named() {
     let chat = [
         row("im_end", "1"),
         row("a <|im_end|> b", "</s>"),
-        "{\"messages\": [{\"role\": \"</s>\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]}"
-            .into(),
         row("x", "<|im_end|><|im_end|>"),
     ];
-    assert_eq!(found("a.jsonl", &chat), [(2, "<|im_end|> </s>".into()), (4, "<|im_end|>".into())]);
+    assert_eq!(found("a.jsonl", &chat), [(2, "<|im_end|> </s>".into()), (3, "<|im_end|>".into())]);
     let completion = |prompt: &str| serde_json::json!({"prompt": prompt, "completion": "c"}).to_string();
     assert_eq!(found("b.jsonl", &[completion("p"), completion("</s>")]), [(2, "</s>".into())]);
     assert_eq!(found("c.jsonl", &["{\"text\": \"</s> a\"}".into()]), [(1, "</s>".into())]);

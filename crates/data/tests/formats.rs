@@ -169,6 +169,15 @@ fn parquet_rows_with_nested_messages_are_read() {
     let data = auto(path.to_str().unwrap());
     assert_eq!(data.examples.len(), 2);
     assert_eq!(*chat(&data, 1), json!([{"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"}]));
+
+    // The same file with a compression that is not read: in a column's metadata it follows the path, 1 is snappy, 2 gzip.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let codec = bytes.windows(9).position(|part| part == b"content\x15\x02").unwrap() + 8;
+    bytes[codec] = 4;
+    let refused = bad(&file(&dir, "b.parquet", bytes), "auto");
+    let want =
+        "column messages.list.element.content is compressed with gzip; save it with snappy, zstd or no compression";
+    assert_eq!(refused, [(1, want.to_owned())]);
 }
 
 #[test]

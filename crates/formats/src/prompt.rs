@@ -3,7 +3,8 @@
 //!
 //! Each such token is cut in two by a mark before the template sees the message, and the rendered text is encoded in the
 //! pieces between the marks. So it does not matter what the template does with a message, and a conversation that holds no
-//! such token has exactly the ids that its rendered text has.
+//! such token has exactly the ids that its rendered text has. (Half a token at the end of a message would need a template
+//! that writes the other half by itself after it. None of the 71 that are tested does.)
 
 use std::collections::HashSet;
 
