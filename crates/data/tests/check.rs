@@ -80,11 +80,7 @@ fn rows_that_write_out_control_tokens_are_named() {
         assert!(report.usable());
         report.control_tokens.into_iter().map(|r| (r.row.line, r.tokens.join(" "))).collect::<Vec<_>>()
     };
-    let chat = [
-        row("im_end", "1"),
-        row("a <|im_end|> b", "</s>"),
-        row("x", "<|im_end|><|im_end|>"),
-    ];
+    let chat = [row("im_end", "1"), row("a <|im_end|> b", "</s>"), row("x", "<|im_end|><|im_end|>")];
     assert_eq!(found("a.jsonl", &chat), [(2, "<|im_end|> </s>".into()), (3, "<|im_end|>".into())]);
     let completion = |prompt: &str| serde_json::json!({"prompt": prompt, "completion": "c"}).to_string();
     assert_eq!(found("b.jsonl", &[completion("p"), completion("</s>")]), [(2, "</s>".into())]);

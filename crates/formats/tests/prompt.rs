@@ -97,7 +97,8 @@ fn no_message_can_steer_any_template() {
             written += controls(&tokenizer, &want).len();
         }
         // Halves of tokens at both ends of a message: what the template writes beside it does not complete them.
-        let halves = specials.iter().flat_map(|token| token.char_indices().skip(1).map(move |(at, _)| token.split_at(at)));
+        let halves =
+            specials.iter().flat_map(|token| token.char_indices().skip(1).map(move |(at, _)| token.split_at(at)));
         let say = |text: &str| json!([{"role": "user", "content": text}]);
         let Ok(want) = encode_chat(&template, &tokenizer, &say("x"), &options()) else { continue };
         for (left, right) in halves {
