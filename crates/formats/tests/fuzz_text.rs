@@ -191,7 +191,9 @@ fn mutated_vocabularies_give_a_tokenizer_or_an_error() {
                 loaded += 1;
                 use_tokenizer(&tokenizer);
                 assert!(tokenizer.control_tokens_in(TEXT).all(|range| TEXT.get(range).is_some()));
-                for (name, bytes) in vocab.hf_files(Some("{{ messages }}".into())).into_iter().flatten() {
+                // Expressions are compiled anew each time, which is most of the work: an eighth of them is written and read.
+                let files = (loaded % 8 == 0).then(|| vocab.hf_files(Some("{{ messages }}".into())).ok()).flatten();
+                for (name, bytes) in files.into_iter().flatten() {
                     assert!(serde_json::from_slice::<Value>(&bytes).is_ok(), "{name}");
                     if let Ok(tokenizer) = Tokenizer::from_hf(&bytes, None, None) {
                         written += 1;
@@ -203,7 +205,7 @@ fn mutated_vocabularies_give_a_tokenizer_or_an_error() {
         }
     }
     assert!(loaded * 20 > refused && refused > 0, "{loaded} loaded, {refused} refused");
-    assert!(written * 4 > loaded, "{written} of {loaded} loaded vocabularies were written and read back");
+    assert!(written * 32 > loaded, "{written} of {loaded} loaded vocabularies were written and read back");
 }
 
 #[test]
