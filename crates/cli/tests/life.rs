@@ -139,13 +139,13 @@ fn data_check_names_every_row_that_needs_a_look() {
     };
     let rows = [row("a", "b"), "{no\n".into(), row("a", "b"), row("a</s>", "b"), row("c", ""), row("</s>d", "</s>")];
     place.write("d.jsonl", &format!("\u{feff}{}", rows.concat()));
-    let ran = place.run(&["data", "check", "d.jsonl", "--model", "tiny", "--max-length", "10"]);
+    let ran = place.run(&["data", "check", "d.jsonl", "--model", "tiny", "--max-length", "8"]);
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     for part in [
         "rows that cannot be used: 1\n  d.jsonl:2: not JSON",
         "duplicates: 1\n  d.jsonl:3 repeats d.jsonl:1\n",
         "empty answers: 1\n  d.jsonl:5\n",
-        "examples longer than 10 tokens: 2\n  d.jsonl:4: 11 tokens\n  d.jsonl:6: 11 tokens\n",
+        "examples longer than 8 tokens: 2\n  d.jsonl:4: 9 tokens\n  d.jsonl:6: 9 tokens\n",
         "rows whose text writes out special tokens: 2\n  d.jsonl: lines 4, 6: </s>\n  the model reads these",
     ] {
         assert!(ran.stdout.contains(part), "{part:?} is not in\n{}", ran.stdout);
