@@ -1,17 +1,18 @@
 //! Writes a model in another form: a Hugging Face directory or a GGUF file, each tensor made when its turn comes.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use ounce_formats::hf::{self, Companions};
 use ounce_formats::save::Info;
-use ounce_formats::{Checkpoint, Kind, TensorData, gguf};
+use ounce_formats::{Checkpoint, Kind, TensorData, config, gguf, tokenizer};
 use ounce_spec::DType;
 use ounce_tensor::kernels::{bf16, f16, quant};
 use ounce_tensor::quant_format;
 
 use crate::codes;
-use crate::error::{CliError, Result};
+use crate::error::{CliError, Result, plural};
 use crate::verbs::tune::write_error;
 
 /// Values of a tensor as f32, in the order of its shape; `None`: as the checkpoint has it.
@@ -28,7 +29,7 @@ pub struct Export<'a> {
     pub changed: &'a dyn Fn(&str) -> bool,
     /// Directory or file.
     pub out: PathBuf,
-    /// Directory that tokenizer files are copied from, where the checkpoint has none (GGUF → Hugging Face).
+    /// Directory that tokenizer files are copied from instead of written from the metadata (GGUF → Hugging Face).
     pub tokenizer: Option<PathBuf>,
 }
 
@@ -41,6 +42,7 @@ pub fn dtype_by_name(name: &str) -> Option<DType> {
 impl Export<'_> {
     /// Writes; what got lost on the way, one sentence each.
     pub fn write(&self, values: &Values) -> Result<Vec<String>> {
+        self.check_tokenizer()?;
         let mut losses = Vec::new();
         let infos = self.infos(&mut losses)?;
         let mut bytes_of =
@@ -66,17 +68,46 @@ impl Export<'_> {
                 plan.write(&self.out, &mut bytes_of).map_err(write_error)?;
             }
             Kind::HuggingFace => {
-                let from_directory = self.checkpoint.kind == Kind::HuggingFace;
-                let source = if from_directory { Some(self.checkpoint.path.clone()) } else { self.tokenizer.clone() };
-                if source.is_none() {
-                    losses.push("the tokenizer and the chat template of the GGUF file are not written: add them with --tokenizer DIR".into());
-                }
-                let companions = Companions { source, keep_config: from_directory, files: Vec::new() };
+                let companions = match &self.checkpoint.gguf {
+                    None => Companions { source: Some(self.checkpoint.path.clone()), keep_config: true, files: vec![] },
+                    Some(metadata) => self.companions(metadata, &mut losses),
+                };
                 hf::write_model(&self.out, &self.checkpoint.config, &infos, &mut bytes_of, &companions)
                     .map_err(write_error)?;
             }
         }
         Ok(losses)
+    }
+
+    /// A tokenizer that would not be used, or is not there, is said before anything is written.
+    fn check_tokenizer(&self) -> Result<()> {
+        let Some(dir) = &self.tokenizer else { return Ok(()) };
+        let why = match (self.checkpoint.kind, self.kind) {
+            (Kind::Gguf, Kind::HuggingFace) if dir.join("tokenizer.json").is_file() => return Ok(()),
+            (Kind::Gguf, Kind::HuggingFace) => format!("{} has no tokenizer.json", dir.display()),
+            (Kind::HuggingFace, _) => "--tokenizer is for GGUF files; a directory's own tokenizer is kept".into(),
+            (_, Kind::Gguf) => "--tokenizer needs --to hf; a GGUF file keeps its own".into(),
+        };
+        Err(CliError::new(&codes::USAGE, why).help("leave --tokenizer out"))
+    }
+
+    /// What goes beside the weights of a GGUF file: its tokenizer, or the one of another directory.
+    fn companions(&self, metadata: &gguf::Metadata, losses: &mut Vec<String>) -> Companions {
+        const GENERATION: &str = "generation_config.json";
+        let mut files = Vec::new();
+        if self.tokenizer.is_none() {
+            match tokenizer::hf_files(metadata) {
+                Ok(written) => files = written,
+                Err(e) => losses.push(format!(
+                    "the tokenizer and the chat template are not written ({e}): add them with --tokenizer DIR"
+                )),
+            }
+        }
+        if !self.tokenizer.as_ref().is_some_and(|dir| dir.join(GENERATION).is_file()) {
+            let text = config::write_generation(&self.checkpoint.generation, &self.checkpoint.config);
+            files.push((GENERATION.into(), text.into_bytes()));
+        }
+        Companions { source: self.tokenizer.clone(), keep_config: false, files }
     }
 
     /// Tensors with the types they shall have.
@@ -87,8 +118,10 @@ impl Export<'_> {
             return Err(CliError::new(&codes::USAGE, format!("a Hugging Face directory cannot hold {}", dtype.name()))
                 .help("--dtype f32, bf16 or f16, or --to gguf"));
         }
-        let (mut kept, mut decoded, mut grown) = (Vec::new(), 0, 0);
-        let mut rounded = std::collections::BTreeMap::<(DType, DType), usize>::new();
+        let (mut decoded, mut grown) = (0, 0);
+        let mut rounded = BTreeMap::<(DType, DType), usize>::new();
+        // Tensors whose rows do not fit the wanted type, by what they become: how many, and which modules.
+        let mut kept = BTreeMap::<DType, (usize, BTreeSet<&str>)>::new();
         let infos = self.checkpoint.tensors.iter().map(|(name, tensor)| {
             let row = tensor.shape.last().copied().unwrap_or(1);
             let vector = tensor.shape.len() < 2;
@@ -110,8 +143,11 @@ impl Export<'_> {
                     }
                 }
                 (Some(wanted), _) if row % wanted.block_len() != 0 => {
-                    kept.push(name.to_owned());
-                    DType::F16
+                    let smaller = if row % DType::Q8_0.block_len() == 0 { DType::Q8_0 } else { DType::F16 };
+                    let (count, modules) = kept.entry(smaller).or_default();
+                    *count += 1;
+                    modules.extend(name.rsplit('.').nth(1));
+                    smaller
                 }
                 (Some(wanted), _) => wanted,
             };
@@ -131,11 +167,13 @@ impl Export<'_> {
         if decoded > 0 && self.dtype.is_none() {
             losses.push(format!("{decoded} quantised tensors become bf16; --dtype f32 keeps their exact values"));
         }
-        if let (false, Some(dtype)) = (kept.is_empty(), self.dtype) {
+        for ((instead, (count, modules)), dtype) in kept.iter().zip(self.dtype.into_iter().cycle()) {
             losses.push(format!(
-                "{} have rows that are no whole blocks of {} and become f16",
-                kept.join(", "),
-                dtype.name()
+                "{} have rows that are no whole blocks of {} and become {}: {}",
+                plural(*count, "tensor"),
+                dtype.name(),
+                instead.name(),
+                Vec::from_iter(modules.iter().copied()).join(", ")
             ));
         }
         Ok(infos)

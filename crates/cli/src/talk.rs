@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use ounce_engine::sampler::SamplingParams;
 use ounce_engine::{Engine, Finish, Refusal, Request, Settings, TextStream};
-use ounce_formats::peft;
 use ounce_formats::template::{ChatTemplate, RenderOptions};
+use ounce_formats::{peft, prompt};
 use ounce_model::Model;
 use ounce_model::adapters::lora;
 use ounce_spec::model::GenerationConfig;
@@ -79,25 +79,19 @@ impl Speaker {
         })
     }
 
-    /// The tokens of a conversation that an answer is wanted to.
+    /// The tokens of a conversation that an answer is wanted to. Special tokens that its messages spell out are text.
     pub fn chat_prompt(&self, messages: &[Value]) -> Result<Vec<u32>> {
         let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
-        let text = self
-            .template
-            .render(&Value::Array(messages.to_vec()), &options)
-            .map_err(|e| CliError::of(&codes::TOKENIZER, &e).help("--raw continues a prompt without the template"))?;
-        self.encode(&text, false)
+        prompt::encode_chat(&self.template, &self.text.tokenizer, &Value::Array(messages.to_vec()), &options)
+            .map_err(|e| CliError::of(&codes::TOKENIZER, &e).help("--raw continues a prompt without the template"))
     }
 
-    /// The tokens of a text that is to be continued, with what the model is used to see before a text.
+    /// The tokens of a text that is to be continued, with what the model is used to see before a text. Special tokens that
+    /// it spells out are special: it is the whole prompt, and whoever writes it writes the turns, too.
     pub fn raw_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode(text, true)
-    }
-
-    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         self.text
             .tokenizer
-            .encode(text, special)
+            .encode(text, true)
             .map_err(|e| CliError::of(&codes::TOKENIZER, &e).help("shorten the prompt, or check the model's tokenizer"))
     }
 

@@ -88,9 +88,30 @@ fn from_tuning_to_talking() {
     assert_eq!(answer(&["merged"]), tuned);
     place.ok(&["convert", "merged", "--to", "gguf", "--dtype", "f32", "--out", "m.gguf"]);
     assert_eq!(answer(&["m.gguf"]), tuned);
+    // And back, tokenizer and all; or merged into another form in one go.
+    place.ok(&["convert", "m.gguf", "--to", "hf", "--out", "back"]);
+    assert_eq!(answer(&["back"]), tuned);
+    place.ok(&["convert", "tiny", "--to", "gguf", "--dtype", "f32", "--out", "tiny.gguf"]);
+    place.ok(&["merge", "tiny.gguf", "--adapter", "runs/a", "--to", "hf", "--out", "merged-hf"]);
+    assert_eq!(answer(&["merged-hf"]), tuned);
+    let generation = std::fs::read_to_string(place.path("merged-hf/generation_config.json")).unwrap();
+    assert!(generation.contains("\"eos_token_id\": 2"), "{generation}");
+    for wrong in [
+        ["convert", "m.gguf", "--to", "gguf", "--tokenizer", "tiny", "--out", "x"],
+        ["convert", "m.gguf", "--to", "hf", "--tokenizer", "runs/a", "--out", "x"],
+        ["convert", "tiny", "--to", "hf", "--tokenizer", "tiny", "--out", "x"],
+    ] {
+        let ran = place.run(&wrong);
+        assert!(ran.code == Some(2) && ran.stderr.contains("leave --tokenizer out"), "{wrong:?}: {}", ran.stderr);
+    }
+    assert!(!place.path("x").exists());
     let greedy = place.ok(&["generate", "tiny", "b", "--max-tokens", "5", "--context", "64", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&greedy.stdout).unwrap();
     assert_eq!(json["prompt_tokens"], 6, "u:b</s>a:");
+    // An end of turn that is typed is four letters, and ends no turn.
+    let typed = place.ok(&["generate", "tiny", "b</s>", "--max-tokens", "1", "--context", "64", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&typed.stdout).unwrap();
+    assert_eq!(json["prompt_tokens"], 10, "u:b and < / s > and </s>a:");
 
     let chat = place.run_with_input(
         &["chat", "tiny", "--context", "64", "--max-tokens", "3"],
@@ -106,6 +127,29 @@ fn from_tuning_to_talking() {
     assert_eq!(place.ok(&["runs", "export", "runs/a"]).stdout.lines().count(), 41);
     let diff = place.ok(&["runs", "diff", "runs/a", "runs/a"]).stdout;
     assert!(!diff.contains("optimizer."), "{diff}");
+}
+
+#[test]
+fn data_check_names_every_row_that_needs_a_look() {
+    let place = Place::new();
+    place.tiny_model();
+    let row = |user: &str, answer: &str| {
+        let turns = serde_json::json!([{"role": "user", "content": user}, {"role": "assistant", "content": answer}]);
+        serde_json::json!({ "messages": turns }).to_string() + "\r\n"
+    };
+    let rows = [row("a", "b"), "{no\n".into(), row("a", "b"), row("a</s>", "b"), row("c", ""), row("</s>d", "</s>")];
+    place.write("d.jsonl", &format!("\u{feff}{}", rows.concat()));
+    let ran = place.run(&["data", "check", "d.jsonl", "--model", "tiny", "--max-length", "8"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    for part in [
+        "rows that cannot be used: 1\n  d.jsonl:2: not JSON",
+        "duplicates: 1\n  d.jsonl:3 repeats d.jsonl:1\n",
+        "empty answers: 1\n  d.jsonl:5\n",
+        "examples longer than 8 tokens: 2\n  d.jsonl:4: 9 tokens\n  d.jsonl:6: 9 tokens\n",
+        "rows whose text writes out special tokens: 2\n  d.jsonl: lines 4, 6: </s>\n  the model reads these",
+    ] {
+        assert!(ran.stdout.contains(part), "{part:?} is not in\n{}", ran.stdout);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{collections::HashMap, ops::Range};
 use ounce_spec::recipe::DataRecipe;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     dataset::{Dataset, Part, SourceFile, content_hash, load_lenient},
@@ -32,6 +33,13 @@ pub struct Repeat {
 pub struct LongRow {
     pub row: Place,
     pub tokens: usize,
+}
+
+/// A row with the control tokens that its text writes out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlTokens {
+    pub row: Place,
+    pub tokens: Vec<String>,
 }
 
 /// Lengths in tokens: how many examples have `from <= tokens < to`.
@@ -93,6 +101,8 @@ pub struct CheckReport {
     pub unrenderable: Vec<BadRow>,
     /// Rows whose answer starts in the middle of a token.
     pub straddling: Vec<Place>,
+    /// Rows whose text writes out control tokens, which the model will read as such.
+    pub control_tokens: Vec<ControlTokens>,
     pub lengths: Option<Lengths>,
     pub sample: Option<Rendered>,
     /// Why there are no lengths, where there are none.
@@ -149,6 +159,11 @@ pub fn check(
         }
     }
     let chat = train.examples.iter().chain(&valid.examples).any(|e| matches!(e.turns, Content::Chat { .. }));
+    if let Some(encoder) = encoder {
+        for dataset in [&train, &valid] {
+            report.control_tokens.extend(control_tokens(dataset, encoder));
+        }
+    }
     match encoder {
         None => report.note = Some("lengths need a tokenizer: name a model".into()),
         Some(_) if chat && template.is_none() => {
@@ -208,6 +223,36 @@ fn answers(content: &Content) -> Answers {
         Content::PromptCompletion { completion, .. } if completion.trim().is_empty() => Answers::Empty,
         Content::Text(text) if text.trim().is_empty() => Answers::Empty,
         _ => Answers::Good,
+    }
+}
+
+fn control_tokens(dataset: &Dataset, encoder: &dyn TextEncoder) -> Vec<ControlTokens> {
+    let rows = dataset.examples.par_iter().enumerate().filter_map(|(i, example)| {
+        let mut tokens = Vec::new();
+        each_text(&example.turns, &mut |text| tokens.extend(encoder.control_tokens_in(text)));
+        let mut seen = std::collections::HashSet::new();
+        tokens.retain(|token| seen.insert(token.clone()));
+        (!tokens.is_empty()).then(|| ControlTokens { row: place(dataset, i), tokens })
+    });
+    rows.collect()
+}
+
+/// Every text that the data has in an example; roles are not among them.
+fn each_text(content: &Content, visit: &mut impl FnMut(&str)) {
+    fn of_json(value: &Value, visit: &mut impl FnMut(&str)) {
+        match value {
+            Value::String(text) => visit(text),
+            Value::Array(list) => list.iter().for_each(|value| of_json(value, visit)),
+            Value::Object(fields) => {
+                fields.iter().filter(|(name, _)| *name != "role").for_each(|(_, value)| of_json(value, visit));
+            }
+            _ => {}
+        }
+    }
+    match content {
+        Content::Chat { messages, .. } => of_json(messages, visit),
+        Content::PromptCompletion { prompt, completion } => [prompt, completion].into_iter().for_each(|t| visit(t)),
+        Content::Text(text) => visit(text),
     }
 }
 

@@ -19,6 +19,8 @@ pub trait TextEncoder: Sync {
     fn eos(&self) -> Option<u32>;
     /// Every token at which generation stops.
     fn ends(&self) -> &[u32];
+    /// The control tokens that are written out in a text, each once, in order.
+    fn control_tokens_in(&self, text: &str) -> Vec<String>;
 }
 
 /// A conversation to text, with the byte range of every assistant turn (its end-of-turn token included), in order. What
@@ -39,6 +41,14 @@ impl TextEncoder for Tokenizer {
     }
     fn ends(&self) -> &[u32] {
         self.eos_ids()
+    }
+    fn control_tokens_in(&self, text: &str) -> Vec<String> {
+        let mut seen = std::collections::HashSet::new();
+        Tokenizer::control_tokens_in(self, text)
+            .map(|at| &text[at])
+            .filter(|t| seen.insert(*t))
+            .map(String::from)
+            .collect()
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRow {
     pub file: String,
-    /// Line of the file, from 1; in a Parquet file, the row from 1.
+    /// Line of the file, from 1; in a Parquet file, or a JSON list with several rows on a line, the row from 1.
     pub line: usize,
     pub reason: String,
 }

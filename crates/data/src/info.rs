@@ -80,7 +80,12 @@ fn wrong(file: &Path, reason: String) -> DataError {
 fn open(file: &Path) -> Result<Map<String, Value>, DataError> {
     let bytes = std::fs::read(file)
         .map_err(|e| DataError::Unreadable { path: file.display().to_string(), reason: e.to_string() })?;
-    match serde_json::from_slice(&bytes) {
+    parse(file, &bytes)
+}
+
+fn parse(file: &Path, bytes: &[u8]) -> Result<Map<String, Value>, DataError> {
+    // Editors on some systems begin a file with a byte order mark.
+    match serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)) {
         Ok(Value::Object(entries)) => Ok(entries),
         Ok(_) => Err(wrong(file, "not an object of data sets by name".into())),
         Err(error) => Err(wrong(file, format!("not JSON: {error}"))),
@@ -147,5 +152,59 @@ impl Mapping {
             }
         }
         row
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutated descriptions end in a mapping or an error, and a mapping can be applied to any row. `OUNCE_FUZZ_ITERS` sets the
+    /// number of inputs.
+    #[test]
+    fn mutated_descriptions_do_no_harm() {
+        let iterations = std::env::var("OUNCE_FUZZ_ITERS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
+        let seed = br#"{"a": {"file_name": "a.json", "columns": {"prompt": "q", "response": "r", "history": "h"}},
+            "b": {"file_name": "b.json", "formatting": "sharegpt", "num_samples": 3, "columns": {"messages": "turns"},
+            "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "U", "assistant_tag": "A"}},
+            "c": {"file_name": "c.json", "ranking": false, "formatting": "openai"}}"#;
+        let words: [&[u8]; 12] =
+            [b"\"", b"{", b"}", b"[", b"null", b"-1", b"1e999", b"conversations", b"from", b"\\ud800", b"..", b"\xff"];
+        let rows = [
+            r#"{"q": "x", "r": "y", "turns": [{"who": "U", "says": "x"}, 3, null], "conversations": {"from": 1}}"#,
+            r#"{"conversations": [{"from": "U", "value": 1}, {"who": []}], "h": null}"#,
+        ];
+        let rows: Vec<Row> = rows.iter().map(|row| serde_json::from_str(row).unwrap()).collect();
+        let mut state = 7u64;
+        let mut random = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) as usize) % n
+        };
+        let (mut mapped, mut refused) = (0, 0);
+        for _ in 0..iterations {
+            let mut bytes = seed.to_vec();
+            for _ in 0..1 + random(3) {
+                let at = random(bytes.len() + 1);
+                match random(4) {
+                    0 => drop(bytes.splice(at..at, words[random(words.len())].iter().copied())),
+                    1 if at < bytes.len() => bytes[at] = random(256) as u8,
+                    2 => bytes.truncate(at.max(1)),
+                    _ => drop(bytes.drain(at..(at + random(20)).min(bytes.len()))),
+                }
+            }
+            let file = Path::new("dataset_info.json");
+            let Ok(entries) = parse(file, &bytes) else {
+                refused += 1;
+                continue;
+            };
+            for (name, entry) in &entries {
+                let Ok((_, mapping)) = read(file, name, entry) else { continue };
+                mapped += 1;
+                for row in &rows {
+                    let _ = mapping.format.parse(&mapping.apply(row.clone()));
+                }
+            }
+        }
+        assert!(mapped > refused / 20 && refused > 0, "{mapped} mapped, {refused} refused");
     }
 }

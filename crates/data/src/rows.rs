@@ -94,8 +94,8 @@ impl Format {
 
     /// The format of a set of rows, and the sentence that says why.
     ///
-    /// A format is taken when nearly all rows have its fields: a few broken rows must not hide what the rest are, they
-    /// are reported by their line instead.
+    /// A format is taken when nearly all rows have its fields, or else when most have and fewer have those of any other:
+    /// broken rows must not hide what the rest are, they are reported by their line instead.
     pub fn detect<'a>(rows: impl Iterator<Item = &'a Row>) -> Result<(Format, String), Undetected> {
         let mut n = 0usize;
         let mut hits = [0usize; Format::ALL.len()];
@@ -117,12 +117,14 @@ impl Format {
             let hint = "these are preference pairs (`chosen`, `rejected`), which tuning on answers cannot use";
             return Err(Undetected { fields, hint: hint.into() });
         }
-        for (format, hit) in Format::ALL.into_iter().zip(hits) {
-            if n > 0 && hit * 10 >= n * 9 {
-                let needs: Vec<String> = format.needs().iter().map(|f| format!("`{f}`")).collect();
-                let every = if hit == n { "every row has".into() } else { format!("{hit} of {n} rows have") };
-                return Ok((format, format!("{}: {every} {}", format.name(), needs.join(" and "))));
-            }
+        let counted = || Format::ALL.into_iter().zip(hits);
+        let best = hits.iter().copied().max().unwrap_or(0);
+        let most = (best * 2 > n && hits.iter().filter(|&&hit| hit == best).count() == 1).then_some(best);
+        let nearly_all = counted().find(|&(_, hit)| n > 0 && hit * 10 >= n * 9);
+        if let Some((format, hit)) = nearly_all.or_else(|| counted().find(|&(_, hit)| Some(hit) == most)) {
+            let needs: Vec<String> = format.needs().iter().map(|f| format!("`{f}`")).collect();
+            let every = if hit == n { "every row has".into() } else { format!("{hit} of {n} rows have") };
+            return Ok((format, format!("{}: {every} {}", format.name(), needs.join(" and "))));
         }
         let hint = "name a format, or rename the fields to messages | conversations | instruction, output | \
                     prompt, completion | text";

@@ -70,6 +70,23 @@ fn everything_is_found_with_its_line() {
     }
 }
 
+/// A text that spells out a control token closes turns it should not: such rows are named, whatever their format.
+#[test]
+fn rows_that_write_out_control_tokens_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let found = |name: &str, rows: &[String]| {
+        let train = file(&dir, name, lines(rows));
+        let report = check(&recipe(train, vec![]), Some(&words()), Some(&ChatMl)).unwrap();
+        assert!(report.usable());
+        report.control_tokens.into_iter().map(|r| (r.row.line, r.tokens.join(" "))).collect::<Vec<_>>()
+    };
+    let chat = [row("im_end", "1"), row("a <|im_end|> b", "</s>"), row("x", "<|im_end|><|im_end|>")];
+    assert_eq!(found("a.jsonl", &chat), [(2, "<|im_end|> </s>".into()), (3, "<|im_end|>".into())]);
+    let completion = |prompt: &str| serde_json::json!({"prompt": prompt, "completion": "c"}).to_string();
+    assert_eq!(found("b.jsonl", &[completion("p"), completion("</s>")]), [(2, "</s>".into())]);
+    assert_eq!(found("c.jsonl", &["{\"text\": \"</s> a\"}".into()]), [(1, "</s>".into())]);
+}
+
 #[test]
 fn the_rendered_example_shows_every_character_once() {
     let dir = tempfile::tempdir().unwrap();

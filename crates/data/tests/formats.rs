@@ -126,6 +126,20 @@ fn json_lines_under_the_name_json_and_a_list_inside_an_object() {
     assert_eq!(lines.examples.len(), 2);
     let wrapped = auto(&file(&dir, "b.json", "{\"data\":\n[{\"text\": \"1\"},\n{\"text\": \"2\"}]}"));
     assert_eq!(wrapped.examples[1].source.1, 3);
+    // On one line a line says nothing: the row's place in the list does.
+    let dense = file(&dir, "c.json", "\n[{\"text\": \"1\"}, {\"text\": 2}, {\"text\": \"3\"}]");
+    assert_eq!(bad(&dense, "auto"), [(2, "`text` is a number, not a string".into())]);
+}
+
+#[test]
+fn the_format_of_most_rows_is_taken_and_the_rest_are_bad_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = r#"{"prompt": "p", "completion": "c"}"#;
+    let most = file(&dir, "a.jsonl", [pair, pair, r#"{"prompt": "p"}"#, pair, r#"{"text": "t"}"#].join("\n"));
+    assert_eq!(bad(&most, "auto").into_iter().map(|(line, _)| line).collect::<Vec<_>>(), [3, 5]);
+    // Half are not most.
+    let half = file(&dir, "b.jsonl", [pair, r#"{"text": "t"}"#].join("\n"));
+    assert!(matches!(load(&[half], "auto", Part::Train), Err(DataError::Undetected { .. })));
 }
 
 #[test]
@@ -155,6 +169,15 @@ fn parquet_rows_with_nested_messages_are_read() {
     let data = auto(path.to_str().unwrap());
     assert_eq!(data.examples.len(), 2);
     assert_eq!(*chat(&data, 1), json!([{"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"}]));
+
+    // The same file with a compression that is not read: in a column's metadata it follows the path, 1 is snappy, 2 gzip.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let codec = bytes.windows(9).position(|part| part == b"content\x15\x02").unwrap() + 8;
+    bytes[codec] = 4;
+    let refused = bad(&file(&dir, "b.parquet", bytes), "auto");
+    let want =
+        "column messages.list.element.content is compressed with gzip; save it with snappy, zstd or no compression";
+    assert_eq!(refused, [(1, want.to_owned())]);
 }
 
 #[test]

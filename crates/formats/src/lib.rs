@@ -17,6 +17,7 @@ pub mod hf;
 pub mod hub;
 mod mmap;
 pub mod peft;
+pub mod prompt;
 pub mod safetensors_file;
 pub mod save;
 pub mod template;

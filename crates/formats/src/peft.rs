@@ -1,10 +1,9 @@
 //! LoRA adapters in the layout of Hugging Face PEFT: `adapter_config.json`, `adapter_model.safetensors`, `README.md`.
 //! What is written loads in PEFT, vLLM and llama.cpp's converter. How adapters compute is not known here.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+mod pattern;
+
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -15,6 +14,8 @@ use crate::{
     safetensors_file,
     save::{Info, WriteError, write_bytes},
 };
+
+pub use pattern::Pattern;
 
 pub const CONFIG: &str = "adapter_config.json";
 pub const WEIGHTS: &str = "adapter_model.safetensors";
@@ -34,7 +35,7 @@ pub struct AdapterConfig {
     /// Rank, where `rank_pattern` says nothing else.
     #[serde(default = "default_rank")]
     pub r: usize,
-    #[serde(default = "default_alpha")]
+    #[serde(default = "default_alpha", serialize_with = "whole_as_integer")]
     pub lora_alpha: f32,
     #[serde(default)]
     pub lora_dropout: f32,
@@ -55,11 +56,11 @@ pub struct AdapterConfig {
     pub init_lora_weights: Value,
     #[serde(default)]
     pub modules_to_save: Option<Value>,
-    /// Ranks of modules whose names end in (or match) a key.
-    #[serde(default, deserialize_with = "null_as_empty")]
-    pub rank_pattern: BTreeMap<String, usize>,
-    #[serde(default, deserialize_with = "null_as_empty")]
-    pub alpha_pattern: BTreeMap<String, f32>,
+    /// Ranks of single modules.
+    #[serde(default)]
+    pub rank_pattern: Pattern<usize>,
+    #[serde(default)]
+    pub alpha_pattern: Pattern<f32>,
     #[serde(default)]
     pub layers_to_transform: Option<Layers>,
     #[serde(default)]
@@ -105,10 +106,14 @@ fn yes() -> Value {
     Value::Bool(true)
 }
 
-fn null_as_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<String, T>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+/// PEFT and vLLM declare `lora_alpha` as an integer, and write 16, not 16.0.
+fn whole_as_integer<S: serde::Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    const EXACT: f32 = (1 << 24) as f32;
+    if value.fract() == 0.0 && value.abs() <= EXACT {
+        serializer.serialize_i64(*value as i64)
+    } else {
+        serializer.serialize_f32(*value)
+    }
 }
 
 impl AdapterConfig {
@@ -130,8 +135,8 @@ impl AdapterConfig {
             use_dora: false,
             init_lora_weights: Value::Bool(true),
             modules_to_save: None,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
+            rank_pattern: Pattern::default(),
+            alpha_pattern: Pattern::default(),
             layers_to_transform: None,
             layers_pattern: None,
             inference_mode: true,
@@ -140,23 +145,14 @@ impl AdapterConfig {
         }
     }
 
-    /// Whether `module` (a full name, such as `model.layers.0.self_attn.q_proj`) is the one that a pattern's key names:
-    /// the whole name, or its end after a dot.
-    fn named_by(module: &str, key: &str) -> bool {
-        let key = key.strip_prefix('^').unwrap_or(key);
-        module == key || module.strip_suffix(key).is_some_and(|rest| rest.ends_with('.'))
-    }
-
     /// `lora_alpha` of one module, with `alpha_pattern` seen to.
     pub fn alpha_of(&self, module: &str) -> f32 {
-        let special = self.alpha_pattern.iter().find(|(key, _)| Self::named_by(module, key));
-        special.map_or(self.lora_alpha, |(_, alpha)| *alpha)
+        self.alpha_pattern.of(module).unwrap_or(self.lora_alpha)
     }
 
     /// Rank of one module, with `rank_pattern` seen to.
     pub fn rank_of(&self, module: &str) -> usize {
-        let special = self.rank_pattern.iter().find(|(key, _)| Self::named_by(module, key));
-        special.map_or(self.r, |(_, rank)| *rank)
+        self.rank_pattern.of(module).unwrap_or(self.r)
     }
 
     /// The factor on `B A x` for one module.
@@ -181,20 +177,21 @@ impl AdapterConfig {
         if self.modules_to_save.as_ref().is_some_and(|value| !empty(value)) {
             problems.push("modules_to_save is not supported: the adapter holds whole weights".into());
         }
-        let ranks = self.rank_pattern.iter().map(|(key, rank)| (format!("rank_pattern {key:?}"), *rank));
+        let ranks = self.rank_pattern.0.iter().map(|(key, rank)| (format!("rank_pattern {key:?}"), *rank));
         for (what, rank) in ranks.chain([("r".to_owned(), self.r)]) {
             if rank == 0 || rank > crate::config::MAX_SIZE {
                 problems.push(format!("{what} is {rank}, expected 1 or more"));
             }
         }
-        let alphas = self.alpha_pattern.iter().map(|(key, alpha)| (format!("alpha_pattern {key:?}"), *alpha));
+        let alphas = self.alpha_pattern.0.iter().map(|(key, alpha)| (format!("alpha_pattern {key:?}"), *alpha));
         for (what, alpha) in alphas.chain([("lora_alpha".to_owned(), self.lora_alpha)]) {
             if !alpha.is_finite() {
                 problems.push(format!("{what} is {alpha}, expected a finite number"));
             }
         }
         // PEFT reads the keys as regular expressions; plain names are all that its own saves hold.
-        for key in self.rank_pattern.keys().chain(self.alpha_pattern.keys()) {
+        let ranks = self.rank_pattern.0.iter().map(|(key, _)| key);
+        for key in ranks.chain(self.alpha_pattern.0.iter().map(|(key, _)| key)) {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
             if !key.strip_prefix('^').unwrap_or(key).chars().all(plain) {
                 problems
@@ -270,7 +267,7 @@ pub fn key(module: &str, side: Side) -> String {
 }
 
 /// What is wrong with an adapter's tensors by themselves; whether they fit a model is for the model to say.
-fn tensor_problems(config: &AdapterConfig, tensors: &Tensors) -> Vec<String> {
+pub fn tensor_problems(config: &AdapterConfig, tensors: &Tensors) -> Vec<String> {
     let mut problems = Vec::new();
     for (name, tensor) in tensors.iter() {
         let Some((module, side)) = split_key(name) else {

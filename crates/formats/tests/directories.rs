@@ -281,8 +281,8 @@ fn llama3_scaling_becomes_divisors_and_comes_back() {
 
 fn adapter() -> (peft::AdapterConfig, Tensors) {
     let mut config = peft::AdapterConfig::lora("org/base", 2, 4.0, vec!["q_proj".into(), "down_proj".into()]);
-    config.rank_pattern.insert("layers.1.mlp.down_proj".into(), 3);
-    config.alpha_pattern.insert("down_proj".into(), 6.0);
+    config.rank_pattern.0.push(("layers.1.mlp.down_proj".into(), 3));
+    config.alpha_pattern.0.push(("down_proj".into(), 6.0));
     let mut tensors = Tensors::new();
     for (module, rank) in [("model.layers.0.self_attn.q_proj", 2), ("model.layers.1.mlp.down_proj", 3)] {
         tensors.insert(peft::key(module, peft::Side::A), TensorData::from_f32(vec![rank, 8], &vec![0.5; rank * 8]));
@@ -302,10 +302,28 @@ fn adapters_are_written_and_read_again() {
     assert_eq!(read.scaling_of("model.layers.0.self_attn.q_proj"), 2.0);
     assert_eq!(read.scaling_of("model.layers.1.mlp.down_proj"), 2.0);
     assert_eq!(read.rank_of("model.layers.11.mlp.down_proj"), 2, "layer 11 is not layer 1");
+    // vLLM and PEFT declare alpha an integer.
+    let text = fs::read_to_string(dir.path().join("adapter_config.json")).unwrap();
+    assert!(text.contains("\"lora_alpha\": 4,"), "{text}");
     let readme = fs::read_to_string(dir.path().join("README.md")).unwrap();
     assert!(readme.starts_with("---\nbase_model: \"org/base\"\nlibrary_name: peft\n"), "{readme}");
     assert!(readme.contains("---\n\nTuned for a test.\n"));
     assert!(open(dir.path()).unwrap_err().to_string().contains("adapter"));
+}
+
+/// As in PEFT and vLLM: the first key that fits, in the order of the file, with `^` for the beginning of the whole name.
+#[test]
+fn the_first_pattern_that_fits_decides() {
+    let text = r#"{"peft_type":"LORA","r":8,"lora_alpha":2.5,"target_modules":["q_proj"],
+        "rank_pattern":{"q_proj":4,"layers.0.self_attn.q_proj":2,"^self_attn.k_proj":1},"alpha_pattern":null}"#;
+    let config = peft::parse_config(text).unwrap();
+    assert_eq!(config.rank_of("model.layers.0.self_attn.q_proj"), 4);
+    assert_eq!(config.rank_of("model.layers.0.self_attn.k_proj"), 8);
+    assert_eq!((config.rank_of("self_attn.k_proj"), config.alpha_of("q_proj")), (1, 2.5));
+    let written = serde_json::to_value(&config).unwrap();
+    assert_eq!(written["lora_alpha"], 2.5);
+    let keys: Vec<&String> = written["rank_pattern"].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["q_proj", "layers.0.self_attn.q_proj", "^self_attn.k_proj"]);
 }
 
 #[test]
@@ -334,7 +352,7 @@ fn what_an_adapter_cannot_be_is_said_at_once() {
 fn a_tokenizer_becomes_gguf_metadata() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = r#"{"added_tokens":[{"id":3,"content":"<|end|>","special":true},{"id":4,"content":"tag","special":false}],
-        "pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},{"type":"ByteLevel"}]},
+        "pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},{"type":"ByteLevel","add_prefix_space":false}]},
         "model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2,"<|end|>":3},"merges":["a b"]}}"#;
     fs::write(dir.path().join("tokenizer.json"), tokenizer).unwrap();
     let config = r#"{"eos_token":{"content":"<|end|>"},"bos_token":"<|end|>","chat_template":"old"}"#;

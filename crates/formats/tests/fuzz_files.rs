@@ -292,6 +292,55 @@ fn adapter_config_and_index() {
     fuzz("adapter_config.json", &[text.into_bytes(), other.into()], &words, |bytes| {
         std::str::from_utf8(bytes).is_ok_and(|text| peft::parse_config(text).is_ok())
     });
+}
+
+/// Both files of an adapter at once, the configuration before the weights.
+#[test]
+fn adapter_files() {
+    const SEAM: &[u8] = b"\n\0\n";
+    let seed = |config: &str| {
+        let mut tensors = Tensors::new();
+        for (module, rank) in [("a.q_proj", 2), ("b.v_proj", 4)] {
+            for (side, shape) in [(peft::Side::A, vec![rank, 3]), (peft::Side::B, vec![5, rank])] {
+                let values = vec![0.5; shape.iter().product()];
+                tensors.insert(peft::key(module, side), TensorData::from_f32(shape, &values));
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("adapter_model.safetensors");
+        safetensors_file::write(&path, &tensors).unwrap();
+        [config.as_bytes(), SEAM, &std::fs::read(&path).unwrap()].concat()
+    };
+    let seeds = [
+        seed(r#"{"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["v_proj"],"rank_pattern":{"a.q_proj":2}}"#),
+        seed(
+            r#"{"peft_type":"LORA","r":2,"lora_alpha":1.5,"target_modules":"all-linear","rank_pattern":{"v_proj":4}}"#,
+        ),
+    ];
+    let words =
+        ["lora_A", "lora_B", "base_model.model.", ".weight", "[2,3]", "[4,0]", "F32", "r\":0", "rank_pattern", "-1"];
+    fuzz("adapter", &seeds, &words, |bytes| {
+        let Some(seam) = bytes.windows(SEAM.len()).position(|part| part == SEAM) else { return false };
+        let Ok(text) = std::str::from_utf8(&bytes[..seam]) else { return false };
+        let weights = Bytes::copy_of(&bytes[seam + SEAM.len()..]);
+        let (Ok(config), Ok(tensors)) = (peft::parse_config(text), safetensors_file::parse(&weights, &|_| true)) else {
+            return false;
+        };
+        if !peft::tensor_problems(&config, &tensors).is_empty() {
+            return false;
+        }
+        // What is accepted has a scale for every module, and is written with the same meaning.
+        for module in tensors.names().filter_map(|name| Some(peft::split_key(name)?.0)) {
+            assert!(config.scaling_of(module).is_finite(), "{module} {config:?}");
+        }
+        let again = peft::parse_config(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+        true
+    });
+}
+
+#[test]
+fn shard_index() {
     let index = br#"{"metadata":{"total_size":8},"weight_map":{"a":"model-00001-of-00001.safetensors","b":"x"}}"#;
     fuzz("index", &[index.to_vec()], &["../", "/etc/passwd", "C:\\", "\\u0000", ""], |bytes| {
         let Ok(map) =

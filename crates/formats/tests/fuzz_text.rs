@@ -156,7 +156,7 @@ fn mutated_tokenizer_files_give_a_tokenizer_or_an_error() {
 #[test]
 fn mutated_vocabularies_give_a_tokenizer_or_an_error() {
     let mut random = Random(2);
-    let (mut loaded, mut refused) = (0, 0);
+    let (mut loaded, mut refused, mut written) = (0, 0, 0);
     for _ in 0..iterations() {
         let texts = [
             "<unk>", "<s>", "</s>", "<0x41>", "<0xC3>", "<0x-1>", "<0xZZ>", "▁", "l", "o", "lo", "▁lo", "é", "", "##a",
@@ -190,11 +190,22 @@ fn mutated_vocabularies_give_a_tokenizer_or_an_error() {
             Ok(tokenizer) => {
                 loaded += 1;
                 use_tokenizer(&tokenizer);
+                assert!(tokenizer.control_tokens_in(TEXT).all(|range| TEXT.get(range).is_some()));
+                // Expressions are compiled anew each time, which is most of the work: an eighth of them is written and read.
+                let files = (loaded % 8 == 0).then(|| vocab.hf_files(Some("{{ messages }}".into())).ok()).flatten();
+                for (name, bytes) in files.into_iter().flatten() {
+                    assert!(serde_json::from_slice::<Value>(&bytes).is_ok(), "{name}");
+                    if let Ok(tokenizer) = Tokenizer::from_hf(&bytes, None, None) {
+                        written += 1;
+                        use_tokenizer(&tokenizer);
+                    }
+                }
             }
             Err(_) => refused += 1,
         }
     }
     assert!(loaded * 20 > refused && refused > 0, "{loaded} loaded, {refused} refused");
+    assert!(written * 32 > loaded, "{written} of {loaded} loaded vocabularies were written and read back");
 }
 
 #[test]

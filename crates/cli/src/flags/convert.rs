@@ -13,7 +13,7 @@ use crate::export::dtype_by_name;
 #[command(after_long_help = "Examples:\n  \
     ounce convert ./smollm2 --to gguf --dtype q8_0 --out smollm2-q8_0.gguf\n  \
     ounce convert model.gguf --to gguf --dtype q4_0 --out model-q4_0.gguf\n  \
-    ounce convert model.gguf --to hf --dtype f32 --tokenizer ./original --out ./model-hf\n\n\
+    ounce convert model.gguf --to hf --dtype f32 --out ./model-hf\n\n\
     What is lost on the way is listed. Nothing is overwritten.")]
 pub struct Convert {
     /// Model: directory, GGUF file or hub name
@@ -25,7 +25,7 @@ pub struct Convert {
     /// Type of matrices: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k [default: as they are]
     #[arg(long, value_name = "TYPE", value_parser = parse_dtype)]
     pub dtype: Option<DType>,
-    /// Directory whose tokenizer files go beside a GGUF file's weights (only with --to hf)
+    /// Directory whose tokenizer files go beside a GGUF file's weights (only with --to hf) [default: written from the file]
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
     /// File (gguf) or directory (hf) to write
@@ -37,8 +37,9 @@ pub struct Convert {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:\n  \
     ounce merge ./smollm2 --adapter runs/a --out ./merged\n  \
-    ounce merge smollm2.gguf --adapter runs/a --dtype q8_0 --out merged.gguf\n\n\
-    The result has the form of the base model. Layers without an adapter are copied as they are.")]
+    ounce merge smollm2.gguf --adapter runs/a --dtype q8_0 --out merged.gguf\n  \
+    ounce merge smollm2.gguf --adapter runs/a --to hf --out ./merged\n\n\
+    Layers without an adapter are copied as they are. What is lost on the way is listed. Nothing is overwritten.")]
 pub struct Merge {
     /// Base model: directory, GGUF file or hub name
     #[arg(value_name = "MODEL")]
@@ -49,7 +50,13 @@ pub struct Merge {
     /// Type of matrices [default: as they are; quantised layers with an adapter become q8_0]
     #[arg(long, value_name = "TYPE", value_parser = parse_dtype)]
     pub dtype: Option<DType>,
-    /// File (for a GGUF base) or directory to write
+    /// Form to write [default: that of the base model]
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub to: Option<Form>,
+    /// Directory whose tokenizer files go beside a GGUF file's weights (only with --to hf) [default: written from the file]
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// File (gguf) or directory (hf) to write
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
 }

@@ -20,7 +20,7 @@ pub struct Args {
     /// Instruction that stands before the conversation
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     pub system: Option<String>,
-    /// Continue the prompt as it is, without the chat template
+    /// Continue the prompt as it is, without the chat template; special tokens written in it count (otherwise they are text)
     #[arg(long)]
     pub raw: bool,
     #[command(flatten)]

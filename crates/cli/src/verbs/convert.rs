@@ -48,11 +48,11 @@ pub fn merge(context: &Context, args: Merge) -> Result<Exit> {
     let changed = |name: &str| adapted(name).is_some();
     let export = Export {
         checkpoint: &checkpoint,
-        kind: checkpoint.kind,
+        kind: args.to.map_or(checkpoint.kind, Into::into),
         dtype: args.dtype,
         changed: &changed,
         out: args.out,
-        tokenizer: None,
+        tokenizer: args.tokenizer,
     };
     let losses = export.write(&merged)?;
     say(context, &export, &losses);

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use ounce_data::check::{CheckReport, Place, Rendered, check};
-use ounce_data::{DataError, Renderer, TextEncoder};
+use ounce_data::check::{CheckReport, ControlTokens, Place, Rendered, check};
+use ounce_data::error::listing;
+use ounce_data::{BadRow, DataError, Renderer, TextEncoder};
 use ounce_spec::recipe::DataRecipe;
 
 use super::Context;
@@ -113,7 +114,7 @@ fn draw(report: &CheckReport, recipe: &DataRecipe, style: Style) -> String {
     let repeats = |repeats: &[ounce_data::check::Repeat]| -> Vec<String> {
         repeats.iter().map(|r| format!("{} repeats {}", at(&r.row), at(&r.of))).collect()
     };
-    let bad = |rows: &[ounce_data::BadRow]| -> Vec<String> {
+    let bad = |rows: &[BadRow]| -> Vec<String> {
         rows.iter().map(|r| format!("{}:{}: {}", r.file, r.line, r.reason)).collect()
     };
     let long: Vec<String> = report.too_long.iter().map(|l| format!("{}: {} tokens", at(&l.row), l.tokens)).collect();
@@ -134,11 +135,28 @@ fn draw(report: &CheckReport, recipe: &DataRecipe, style: Style) -> String {
             }
         }
     }
+    if !report.control_tokens.is_empty() {
+        let title = style.warn("rows whose text writes out special tokens");
+        let rows: Vec<BadRow> = report.control_tokens.iter().map(special_row).collect();
+        let _ = writeln!(out, "{title}: {}{}", rows.len(), listing(&rows));
+        let _ = writeln!(
+            out,
+            "{}",
+            style.dim(
+                "  the model reads these as control tokens, not as text: an end-of-turn token ends the turn there; \
+                       take them out, or break them up, unless that is meant"
+            )
+        );
+    }
     if let Some(sample) = &report.sample {
         let _ = writeln!(out, "{} ({}):", style.bold("an example as the model sees it"), at(&sample.row));
         out.push_str(&draw_sample(sample, style));
     }
     out
+}
+
+fn special_row(row: &ControlTokens) -> BadRow {
+    BadRow { file: row.row.file.clone(), line: row.row.line, reason: row.tokens.join(" ") }
 }
 
 fn at(place: &Place) -> String {

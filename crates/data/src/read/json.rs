@@ -87,15 +87,23 @@ pub fn document(bytes: &[u8]) -> Rows {
     }
 }
 
-/// The elements of a list as rows, each with the line where it starts.
+/// The elements of a list as rows, each with the line where it starts; where two start on one line, each with its place
+/// in the list, from 1.
 fn list(text: &str, whole: &str, rows: &mut Rows) -> Result<(), serde_json::Error> {
     let items: Vec<&RawValue> = serde_json::from_str(text)?;
     let base = whole.as_ptr() as usize;
     let (mut line, mut seen) = (1, 0);
-    for item in items {
+    let mut starts: Vec<usize> = Vec::with_capacity(items.len());
+    for item in &items {
         let at = item.get().as_ptr() as usize - base;
         line += newlines(&whole.as_bytes()[seen..at]);
         seen = at;
+        starts.push(line);
+    }
+    if starts.windows(2).any(|pair| pair[0] == pair[1]) {
+        starts = (1..=items.len()).collect();
+    }
+    for (item, line) in items.into_iter().zip(starts) {
         if item.get().len() > MAX_ROW_BYTES {
             rows.bad(line, format!("the row has {} bytes, more than {MAX_ROW_BYTES}", item.get().len()));
             continue;

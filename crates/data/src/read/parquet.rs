@@ -5,6 +5,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ::parquet::{
+    basic::Compression,
+    errors::ParquetError,
     file::{reader::FileReader, serialized_reader::SerializedFileReader},
     record::Field,
 };
@@ -25,7 +27,7 @@ pub fn rows(bytes: Vec<u8>) -> Rows {
     let next = rows.rows.len() + rows.bad.len() + 1;
     match outcome {
         Ok(Ok(())) => {}
-        Ok(Err(reason)) => rows.bad(next, format!("not Parquet: {reason}")),
+        Ok(Err(reason)) => rows.bad(next, reason),
         Err(_) => rows.bad(next, "not Parquet: the file is damaged"),
     }
     rows
@@ -46,23 +48,33 @@ fn plausible(bytes: &[u8]) -> Result<(), String> {
 
 fn read(bytes: Bytes, rows: &mut Rows) -> Result<(), String> {
     let length = bytes.len() as u64;
-    let reader = SerializedFileReader::new(bytes).map_err(|e| e.to_string())?;
+    let wrong = |e: ParquetError| format!("not Parquet: {e}");
+    let reader = SerializedFileReader::new(bytes).map_err(wrong)?;
     let metadata = reader.metadata();
     for group in metadata.row_groups() {
         for column in group.columns() {
             let (start, size) = (column.data_page_offset(), column.compressed_size());
             let fits = start >= 0 && size >= 0 && (start as u64).saturating_add(size as u64) <= length;
+            let name = column.column_path().string();
             if !fits {
-                return Err(format!("column {} lies outside the file", column.column_path().string()));
+                return Err(format!("not Parquet: column {name} lies outside the file"));
+            }
+            let codec = column.compression();
+            if !matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_)) {
+                let codec = format!("{codec:?}");
+                let codec = codec.split('(').next().unwrap_or_default().to_lowercase();
+                return Err(format!(
+                    "column {name} is compressed with {codec}; save it with snappy, zstd or no compression"
+                ));
             }
         }
     }
-    for row in reader.get_row_iter(None).map_err(|e| e.to_string())? {
-        let row = row.map_err(|e| e.to_string())?;
+    for row in reader.get_row_iter(None).map_err(wrong)? {
+        let row = row.map_err(wrong)?;
         let fields = row.into_columns();
         // A file without columns may claim any number of rows.
         if fields.is_empty() {
-            return Err("it has no columns".into());
+            return Err("not Parquet: it has no columns".into());
         }
         let line = rows.rows.len() + rows.bad.len() + 1;
         match object(fields) {

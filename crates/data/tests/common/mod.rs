@@ -57,6 +57,9 @@ impl TextEncoder for Words {
     fn ends(&self) -> &[u32] {
         &[1, EOS]
     }
+    fn control_tokens_in(&self, text: &str) -> Vec<String> {
+        SPECIAL.into_iter().filter(|token| text.contains(token)).map(String::from).collect()
+    }
 }
 
 /// `<|im_start|>role\ncontent<|im_end|>\n`; as in `formats`, a span is all that the template writes for a turn.

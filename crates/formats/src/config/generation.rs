@@ -1,6 +1,6 @@
 //! `generation_config.json`: how a model's makers sample it.
 
-use ounce_spec::model::GenerationConfig;
+use ounce_spec::{ModelConfig, model::GenerationConfig};
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
@@ -28,8 +28,8 @@ pub fn parse_generation(text: &str) -> Result<GenerationConfig, Vec<String>> {
     if fields.problems.is_empty() { Ok(config) } else { Err(fields.problems) }
 }
 
-/// The text of a `generation_config.json`.
-pub fn write_generation(config: &GenerationConfig) -> String {
+/// The text of a `generation_config.json`; transformers looks there, not in `config.json`, for the tokens that begin and pad.
+pub fn write_generation(config: &GenerationConfig, model: &ModelConfig) -> String {
     let mut object = Map::new();
     let mut put = |key: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -43,7 +43,9 @@ pub fn write_generation(config: &GenerationConfig) -> String {
     put("min_p", config.min_p.map(decimal));
     put("repetition_penalty", config.repetition_penalty.map(decimal));
     put("max_new_tokens", config.max_new_tokens.map(Value::from));
+    put("bos_token_id", model.bos_token_id.map(Value::from));
     put("eos_token_id", super::write::tokens(&config.eos_token_id));
+    put("pad_token_id", model.pad_token_id.map(Value::from));
     format!("{:#}\n", Value::Object(object))
 }
 

@@ -6,7 +6,7 @@ use std::{collections::HashMap, path::Path};
 use serde_json::{Map, Value as Json};
 
 use super::metadata::*;
-use crate::{OpenError, checkpoint::read_text};
+use crate::{OpenError, checkpoint::read_text, tokenizer::pre_name};
 
 /// `tokenizer.ggml.token_type` values.
 const NORMAL: i32 = 1;
@@ -187,34 +187,15 @@ fn adds_space(tokenizer: &Map<String, Json>) -> bool {
     scheme.unwrap_or_else(|| has_type(tokenizer.get("normalizer"), "Prepend"))
 }
 
-/// llama.cpp's name for the way text is cut before merging; it knows no patterns, only names.
+/// GGUF's name for the way text is cut before merging; it knows no patterns, only names.
 fn pre_tokenizer(tokenizer: &Map<String, Json>) -> Result<&'static str, Vec<String>> {
-    const KNOWN: [(&str, &str); 3] = [
-        (
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-            "llama-bpe",
-        ),
-        (
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-            "qwen2",
-        ),
-        (
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-            "tekken",
-        ),
-    ];
-    let steps = steps(tokenizer.get("pre_tokenizer"));
-    let kinds: Vec<&str> = steps.iter().filter_map(|step| step.get("type").and_then(Json::as_str)).collect();
-    let pattern = steps.iter().find_map(|step| step.get("pattern")?.get("Regex")?.as_str());
-    match (&kinds[..], pattern) {
-        (["ByteLevel"], _) => Ok("gpt-2"),
-        (["Digits", "ByteLevel"], _) => Ok("smollm"),
-        (["Split", "ByteLevel"], Some(pattern)) => {
-            let known = KNOWN.iter().find(|(known, _)| *known == pattern);
-            known.map(|(_, name)| *name).ok_or_else(|| vec![format!("llama.cpp has no name for the pattern {pattern}")])
-        }
-        _ => Err(vec![format!("llama.cpp has no name for the pre-tokenizer {}", kinds.join(" + "))]),
-    }
+    pre_name(tokenizer).ok_or_else(|| {
+        let steps = steps(tokenizer.get("pre_tokenizer"));
+        let text = |step: &&Map<String, Json>| Some(step.get("pattern")?.get("Regex")?.as_str()?.to_owned());
+        let kind = |step: &&Map<String, Json>| step.get("type").and_then(Json::as_str).map(str::to_owned);
+        let shown: Vec<String> = steps.iter().filter_map(|step| text(step).or_else(|| kind(step))).collect();
+        vec![format!("gguf has no name for the pre-tokenizer {}", shown.join(" + "))]
+    })
 }
 
 /// The ids of tokens with a role, and whether they are added to a text.

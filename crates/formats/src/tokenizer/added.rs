@@ -70,6 +70,11 @@ impl AddedTokens {
         parts
     }
 
+    /// The length of the longest token that `bytes` begin with.
+    pub fn length_at(&self, bytes: &[u8]) -> Option<usize> {
+        self.at(bytes, true).map(|token| token.text.len())
+    }
+
     /// The longest token that `bytes` begin with.
     fn at(&self, bytes: &[u8], special: bool) -> Option<&Added> {
         self.lengths[bytes[0] as usize]

@@ -19,7 +19,7 @@ use super::words::Words;
 pub(super) fn byte_level(vocab: &GgufVocab, kinds: &[Kind], pre: &Pre) -> Result<Words> {
     let model =
         BPE::builder().vocab_and_merges(ids(&vocab.tokens), merges(vocab)).ignore_merges(pre.ignore_merges).build()?;
-    Words::new(pre.splits, model, super::gguf::added(vocab, kinds, |_| false))
+    Words::new(pre.splits, model, super::gguf::added(vocab, kinds))
 }
 
 /// BPE on characters with `▁` for spaces; a character that is no token becomes its bytes.
@@ -88,7 +88,7 @@ fn ids(tokens: &[String]) -> BpeVocab {
 }
 
 /// The merge rules, best first. A rule whose parts or result are no tokens can never apply and is left out.
-fn merges(vocab: &GgufVocab) -> Merges {
+pub(super) fn merges(vocab: &GgufVocab) -> Merges {
     let known: std::collections::HashSet<&str> = vocab.tokens.iter().map(String::as_str).collect();
     let rules = vocab.merges.iter().flatten();
     let pair = |rule: &String| {

@@ -21,6 +21,8 @@ pub enum TokenizerError {
     Gguf(#[from] GgufError),
     #[error("tokenizer.ggml.model is \"{model}\"; known are llama, gpt2, gemma4, bert and t5")]
     UnknownModel { model: String },
+    #[error("a tokenizer of the kind {model} cannot be written as tokenizer.json (gpt2 and llama can)")]
+    NotWritable { model: String },
     #[error("tokenizer.ggml.pre is \"{pre}\", which is not known; known are {known}")]
     UnknownPre { pre: String, known: String },
     #[error("a text of {bytes} bytes is too long to encode at once, the limit is {limit}; split it")]

@@ -8,9 +8,10 @@ use tokenizers::Tokenizer as Object;
 use super::added::{Added, AddedTokens};
 use super::decoder::cleanup;
 use super::library::{Library, guarded};
+use super::pre::{self, Pre};
 use super::spm::{SPACE, Spm};
 use super::vocab::{Kind, MAX_ID, SpecialIds, Vocab, alphabet_bytes, ends, hex_byte};
-use super::{Algorithm, Inner, Tokenizer, TokenizerError, bpe, pre};
+use super::{Algorithm, Inner, Tokenizer, TokenizerError, bpe};
 use crate::gguf::{Array, Metadata, Value};
 
 /// What a GGUF file says about its tokenizer.
@@ -94,7 +95,7 @@ impl GgufVocab {
     }
 
     /// What each token is, or all that is wrong with the vocabulary.
-    fn check(&self) -> Result<Vec<Kind>, TokenizerError> {
+    pub(super) fn check(&self) -> Result<Vec<Kind>, TokenizerError> {
         let (count, mut problems) = (self.tokens.len(), Vec::new());
         if count == 0 || count > MAX_ID as usize {
             problems.push(format!("the vocabulary has {count} tokens, allowed are 1 to {MAX_ID}"));
@@ -152,6 +153,12 @@ impl GgufVocab {
         TokenizerError::unless_empty(problems)?;
         Ok(kinds)
     }
+
+    /// How a `gpt2` vocabulary cuts text into words.
+    pub(super) fn word_rules(&self) -> Result<Pre, TokenizerError> {
+        let name = self.pre.as_deref().unwrap_or("default");
+        pre::find(name).ok_or_else(|| TokenizerError::UnknownPre { pre: name.into(), known: pre::names() })
+    }
 }
 
 /// What a kind of vocabulary has where the file does not say.
@@ -182,9 +189,7 @@ impl Tokenizer {
                 (spm(vocab, &kinds, space_prefix), defaults)
             }
             "gpt2" => {
-                let name = vocab.pre.as_deref().unwrap_or("default");
-                let pre = pre::find(name)
-                    .ok_or_else(|| TokenizerError::UnknownPre { pre: name.into(), known: pre::names() })?;
+                let pre = vocab.word_rules()?;
                 let defaults = Defaults { add_bos: pre.add_bos, add_eos: false, bos, eos, strip_first_space: false };
                 let words = guarded(|| bpe::byte_level(vocab, &kinds, &pre))
                     .map_err(|why| TokenizerError::Malformed { file: "the vocabulary", why })?;
@@ -218,6 +223,7 @@ impl Tokenizer {
         let tokenizer = Tokenizer {
             inner: Arc::new(Inner { vocab: table, prefix, suffix, strip_first_space, algorithm }),
             special: Arc::new(special),
+            control: Arc::default(),
         };
         tokenizer.probe("the vocabulary")?;
         Ok(tokenizer)
@@ -231,24 +237,25 @@ fn spm(vocab: &GgufVocab, kinds: &[Kind], space_prefix: bool) -> Algorithm {
             byte_ids[byte as usize] = Some(id as u32);
         }
     }
-    // Phi-3's special tokens take the white space after them with them; its GGUF files do not say so, the name does.
-    let name = vocab.name.as_deref().unwrap_or_default().to_lowercase();
-    let strips = name.contains("phi-3") || name.contains("phi3");
-    let added = added(vocab, kinds, |text| strips && !matches!(text, "<unk>" | "<s>" | "<|endoftext|>"));
+    let added = added(vocab, kinds);
     let scores = vocab.scores.clone().unwrap_or_default();
     let spm = Box::new(Spm::new(&vocab.tokens, scores, byte_ids, vocab.unk));
     Algorithm::Spm { spm, added: AddedTokens::new(added), space_prefix }
 }
 
 /// The tokens that are cut out of a text before the algorithm sees it.
-pub(super) fn added(vocab: &GgufVocab, kinds: &[Kind], rstrip: impl Fn(&str) -> bool) -> impl Iterator<Item = Added> {
+pub(super) fn added<'a>(vocab: &'a GgufVocab, kinds: &'a [Kind]) -> impl Iterator<Item = Added> + 'a {
+    // Phi-3's special tokens take the white space after them with them; its GGUF files do not say so, the name does.
+    let name = vocab.name.as_deref().unwrap_or_default().to_lowercase();
+    let strips = vocab.model == "llama" && (name.contains("phi-3") || name.contains("phi3"));
     vocab.tokens.iter().zip(kinds).enumerate().filter_map(move |(id, (text, &kind))| {
         let special = match kind {
             Kind::Control | Kind::Unknown => true,
             Kind::UserDefined => false,
             _ => return None,
         };
-        Some(Added { id: id as u32, text: text.clone(), special, rstrip: rstrip(text) })
+        let rstrip = strips && !matches!(text.as_str(), "<unk>" | "<s>" | "<|endoftext|>");
+        Some(Added { id: id as u32, text: text.clone(), special, rstrip })
     })
 }
 

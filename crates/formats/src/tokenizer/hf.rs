@@ -53,6 +53,7 @@ impl Tokenizer {
         let tokenizer = Tokenizer {
             inner: Arc::new(Inner { vocab, prefix, suffix, strip_first_space, algorithm }),
             special: Arc::new(special),
+            control: Arc::default(),
         };
         tokenizer.probe(TOKENIZER)?;
         Ok(tokenizer)

@@ -5,6 +5,7 @@ mod added;
 mod bpe;
 mod decoder;
 mod error;
+mod export;
 mod gguf;
 mod hf;
 mod library;
@@ -15,14 +16,16 @@ mod vocab;
 mod words;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use error::TokenizerError;
+pub use export::hf_files;
+pub(crate) use export::pre_name;
 pub use gguf::GgufVocab;
 pub use stream::DecodeStream;
 pub use vocab::{Kind, SpecialIds};
 
-use added::{AddedTokens, Part};
+use added::{Added, AddedTokens, Part};
 pub(crate) use library::panic_text;
 
 use library::Library;
@@ -38,6 +41,8 @@ pub const MAX_TEXT_BYTES: usize = 256 << 20;
 pub struct Tokenizer {
     inner: Arc<Inner>,
     special: Arc<SpecialIds>,
+    /// How control tokens are written; made when first asked for.
+    control: Arc<OnceLock<AddedTokens>>,
 }
 
 struct Inner {
@@ -82,6 +87,39 @@ impl Tokenizer {
     /// covers. Tokens that share a character have its whole range, so every range can be sliced.
     pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), TokenizerError> {
         Ok(self.inner.pieces(text, true)?.into_iter().unzip())
+    }
+
+    /// The ids of texts that follow one another, none added: no token reaches from one into the next, which is how a control
+    /// token that a person wrote out is kept from becoming one. (Where tokenizer.json puts a space before every text, it
+    /// puts one before each of these.)
+    ///
+    /// # Errors
+    /// As for [`Tokenizer::encode`].
+    pub fn encode_apart<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = Vec::new();
+        for (i, text) in texts.into_iter().enumerate() {
+            let pieces = match &self.inner.algorithm {
+                Algorithm::Spm { spm, added, space_prefix } if text.len() <= MAX_TEXT_BYTES => {
+                    spm_pieces(spm, added, *space_prefix, text, true, i == 0)
+                }
+                _ => self.inner.pieces(text, true)?,
+            };
+            ids.extend(pieces.into_iter().map(|(id, _)| id));
+        }
+        Ok(ids)
+    }
+
+    /// Where in a text a control token (or one that ends a turn) is written out, by start; of those that begin at one place
+    /// the longest. Ranges may overlap. (A control token of one character is none that a model uses.)
+    pub fn control_tokens_in<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Range<usize>> + 'a {
+        let control = self.control.get_or_init(|| {
+            let vocab = &self.inner.vocab;
+            let steers = |id: &u32| vocab.kind(*id) == Kind::Control || self.special.ends.binary_search(id).is_ok();
+            let text = |id: u32| vocab.text(id).filter(|text| text.chars().nth(1).is_some()).map(|text| (id, text));
+            let tokens = (0..vocab.len() as u32).filter(steers).filter_map(text);
+            AddedTokens::new(tokens.map(|(id, text)| Added { id, text: text.into(), special: true, rstrip: false }))
+        });
+        (0..text.len()).filter_map(|at| control.length_at(&text.as_bytes()[at..]).map(|length| at..at + length))
     }
 
     fn framed(&self, pieces: Pieces, add_special: bool) -> Vec<u32> {
@@ -171,6 +209,7 @@ impl Tokenizer {
         ends.extend(ids.iter().filter(|&&id| vocab.kind(id) != Kind::Absent));
         ends.sort_unstable();
         ends.dedup();
+        self.control = Arc::default();
         self
     }
 }
@@ -184,14 +223,17 @@ impl Inner {
         match &self.algorithm {
             Algorithm::Library(library) => library.encode(text, special),
             Algorithm::Words(words) => words.encode(&self.vocab, text, special),
-            Algorithm::Spm { spm, added, space_prefix } => Ok(spm_pieces(spm, added, *space_prefix, text, special)),
+            Algorithm::Spm { spm, added, space_prefix } => {
+                Ok(spm_pieces(spm, added, *space_prefix, text, special, true))
+            }
         }
     }
 }
 
-fn spm_pieces(spm: &Spm, added: &AddedTokens, space_prefix: bool, text: &str, special: bool) -> Pieces {
+/// `at_start`: the text follows no other, so it is put a space before where that is done.
+fn spm_pieces(spm: &Spm, added: &AddedTokens, space_prefix: bool, text: &str, special: bool, at_start: bool) -> Pieces {
     let mut pieces = Vec::with_capacity(text.len() / 4 + 1);
-    let mut after_special = true;
+    let mut after_special = at_start;
     for part in added.split(text, special) {
         match part {
             Part::Token { id, start, end } => {

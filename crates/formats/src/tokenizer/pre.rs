@@ -36,7 +36,7 @@ const fn plain(splits: &'static [&'static str]) -> Pre {
 /// All names, by the rules they stand for.
 const TABLE: &[(&[&str], Pre)] = &[
     (
-        &["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
+        &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
         Pre { splits: &[LLAMA3], ignore_merges: true, add_bos: true },
     ),
     (&["glm4", "glm5"], Pre { splits: &[LLAMA3], ignore_merges: true, add_bos: false }),
@@ -66,7 +66,7 @@ const TABLE: &[(&[&str], Pre)] = &[
         plain(&[GPT2]),
     ),
     (
-        &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
+        &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
         plain(&[r"\p{N}", GPT2]),
     ),
     (
@@ -122,6 +122,13 @@ const TABLE: &[(&[&str], Pre)] = &[
 /// The rules of a name.
 pub(super) fn find(name: &str) -> Option<Pre> {
     TABLE.iter().find(|(names, _)| names.contains(&name)).map(|(_, pre)| *pre)
+}
+
+/// The name of rules: of those with the same expressions the one that also agrees on `ignore_merges`, else the first.
+pub(super) fn name(splits: &[&str], ignore_merges: bool) -> Option<&'static str> {
+    let same = || TABLE.iter().filter(|(_, pre)| pre.splits == splits);
+    let row = same().find(|(_, pre)| pre.ignore_merges == ignore_merges).or_else(|| same().next());
+    row.and_then(|(names, _)| names.first().copied())
 }
 
 /// Every name there is, for messages.

@@ -48,19 +48,7 @@ impl Words {
         if affixes || model.dropout.is_some() || model.unk_token.is_some() || model.byte_fallback {
             return None;
         }
-        let mut splits = Vec::new();
-        collect(&serde_json::to_value(tokenizer.get_pre_tokenizer()?).ok()?, &mut splits)?;
-        // The byte-level step comes last and once, or other steps would see its alphabet.
-        let (last, splits) = splits.split_last()?;
-        let Step::Bytes { words } = last else { return None };
-        let mut patterns: Vec<&str> = Vec::new();
-        for step in splits {
-            let Step::Split(pattern) = step else { return None };
-            patterns.push(pattern);
-        }
-        if *words {
-            patterns.push(pre::GPT2);
-        }
+        let patterns = patterns(&serde_json::to_value(tokenizer.get_pre_tokenizer()?).ok()?)?;
         let unconditional = |token: &AddedToken| !token.lstrip && !token.rstrip && !token.single_word;
         let tokens = tokenizer.get_added_tokens_decoder();
         if !tokens.values().all(unconditional) {
@@ -72,6 +60,7 @@ impl Words {
             special: token.special,
             rstrip: false,
         });
+        let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
         Words::new(&patterns, model.clone(), added).ok()
     }
 
@@ -160,6 +149,23 @@ enum Step {
     Bytes {
         words: bool,
     },
+}
+
+/// The expressions of a byte-level `pre_tokenizer`, one after the other; `None` if it does anything else.
+pub(super) fn patterns(pre: &serde_json::Value) -> Option<Vec<String>> {
+    let mut steps = Vec::new();
+    collect(pre, &mut steps)?;
+    // The byte-level step comes last and once, or other steps would see its alphabet.
+    let Step::Bytes { words } = steps.pop()? else { return None };
+    let mut patterns = Vec::new();
+    for step in steps {
+        let Step::Split(pattern) = step else { return None };
+        patterns.push(pattern);
+    }
+    if words {
+        patterns.push(pre::GPT2.into());
+    }
+    Some(patterns)
 }
 
 /// The steps of a pre-tokenizer in order; `None` if one is not known here.
