@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::{fetch, place, proc};
 
 mod decode;
+mod forecast;
 mod machine;
 mod measure;
 mod options;
@@ -27,7 +28,8 @@ pub fn run(what: &str, args: &[&str]) -> Result<(), String> {
     let (name, text) = match what {
         "train" => ("bench train", train::run(&options, &peers)?),
         "decode" => ("bench decode", decode::run(&options, &peers)?),
-        other => return Err(format!("there is no benchmark `{other}`: train or decode")),
+        "forecast" => ("bench forecast", forecast::run(&options, &peers)?),
+        other => return Err(format!("there is no benchmark `{other}`: train, decode or forecast")),
     };
     let command = [&["PEERS=… cargo xtask bench", what], args].concat().join(" ");
     let text = format!("`{command}`\n\n{text}");

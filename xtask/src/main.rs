@@ -28,6 +28,7 @@ usage: cargo xtask <chore>
   session FILE      draw docs/session.svg from a terminal recording (examples/referral/session.sh says how to make it)
   bench train       speed and memory of training beside PyTorch + PEFT, which are in the folder PEERS
   bench decode      speed and memory of one sequence beside llama.cpp, also there
+  bench forecast    what `ounce tune` forecasts beside what it then takes
                     flags: --write (into docs/BENCHMARKS.md) --quick --compile --rounds --threads
                     train: --batch --length --steps; decode: --prompt --tokens --runs
 
