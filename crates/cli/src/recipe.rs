@@ -160,6 +160,15 @@ impl Draft {
                 Some(ours) => Value::Text(ours.into()),
                 None => node.value.clone(),
             },
+            (How::Optimizer(words), Value::Text(word)) => match words.iter().find(|(theirs, ..)| theirs == word) {
+                Some((_, ours, state)) => {
+                    if let Some(state) = state {
+                        self.put(at, "optimizer.state", &Node { line: node.line, value: Value::Text((*state).into()) });
+                    }
+                    Value::Text((*ours).into())
+                }
+                None => node.value.clone(),
+            },
             (How::Switch(yes, no), Value::Bool(b)) => Value::Text(if *b { yes } else { no }.into()),
             (How::Switch(yes, _), Value::Text(word)) if word == "auto" => Value::Text(yes.into()),
             (How::Not, Value::Bool(b)) => Value::Bool(!b),

@@ -99,6 +99,7 @@ pub struct LoraRecipe {
 #[serde(default)]
 pub struct OptimizerRecipe {
     pub name: OptimizerName,
+    pub state: StateType,
     pub learning_rate: f64,
     pub weight_decay: f64,
     pub beta1: f64,
@@ -115,6 +116,19 @@ pub enum OptimizerName {
     Adamw,
     Adam,
     Sgd,
+}
+
+/// How an optimizer's moments are stored between steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateType {
+    #[default]
+    F32,
+    /// With stochastic rounding.
+    Bf16,
+    /// Block-wise dynamic codes of eight bits (Dettmers et al. 2022).
+    #[serde(rename = "8bit")]
+    Block8,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -223,6 +237,7 @@ impl Default for OptimizerRecipe {
     fn default() -> Self {
         OptimizerRecipe {
             name: OptimizerName::Adamw,
+            state: StateType::F32,
             learning_rate: 2e-4,
             weight_decay: 0.0,
             beta1: 0.9,

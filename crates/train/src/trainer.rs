@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use ounce_data::Batch;
 use ounce_model::{Model, Training};
-use ounce_optim::{Optimizer, State, StepContext, clip};
+use ounce_optim::{Optimizer, Rounding, State, StepContext, clip};
+use ounce_tensor::kernels::In;
 use ounce_tensor::{
     Accumulate, Cost, Device, Elem, Loss, MemoryUse, ParamId, Policy, Purpose, Random, Rehearsal, Rows, Stage, Tensor,
     Weight,
@@ -122,7 +123,7 @@ impl Trainer {
                 self.gradient_sum_squares(p);
             });
             if self.device.is_dry() {
-                self.update(&StepContext { step: 1, lr: 0.0, grad_scale: 0.0 });
+                self.update(1, 0.0, 0.0);
             }
         }
         Rehearsal { memory: self.device.memory(), counter: self.device.take_counter() }
@@ -153,15 +154,19 @@ impl Trainer {
         let sums: Vec<f64> = self.trained.iter().map(|p| self.gradient_sum_squares(*p)).collect();
         let clipped =
             clip::global_norm(sums, 1.0, max_grad_norm).map_err(|e| self.bad(step, "gradient norm", e.norm))?;
-        self.update(&StepContext { step, lr, grad_scale: clipped.grad_scale });
+        self.update(step, lr, clipped.grad_scale);
         Ok(StepResult { loss, grad_norm: clipped.norm, tokens, loss_tokens })
     }
 
     /// Whether everything that is trained is a number, after `step`.
     pub fn check_finite(&self, step: usize) -> Result<(), NonFinite> {
         for &p in &self.trained {
-            if let Some(value) = self.values(p).iter().find(|v| !v.is_finite()) {
-                return Err(self.bad(step, &self.model.params[p].name, f64::from(*value)));
+            let bad = match self.tensor(p).input() {
+                In::F32(values) => values.iter().copied().find(|v| !v.is_finite()),
+                In::Bf16(values) => values.iter().find(|v| !v.is_finite()).map(|v| v.to_f32()),
+            };
+            if let Some(value) = bad {
+                return Err(self.bad(step, &self.model.params[p].name, f64::from(value)));
             }
         }
         Ok(())
@@ -196,16 +201,16 @@ impl Trainer {
     }
 
     /// The values of a trained parameter.
-    pub fn values(&self, p: ParamId) -> &[f32] {
+    pub fn tensor(&self, p: ParamId) -> &Tensor {
         match self.model.params.weight(p) {
-            Weight::Dense(t) => t.f32(),
+            Weight::Dense(t) => t,
             Weight::Stored { .. } => unreachable!("trained parameters are dense"),
         }
     }
 
-    pub fn values_mut(&mut self, p: ParamId) -> &mut [f32] {
+    pub fn tensor_mut(&mut self, p: ParamId) -> &mut Tensor {
         match &mut self.model.params[p].weight {
-            Weight::Dense(t) => t.f32_mut(),
+            Weight::Dense(t) => t,
             Weight::Stored { .. } => unreachable!("trained parameters are dense"),
         }
     }
@@ -249,7 +254,8 @@ impl Trainer {
         sum
     }
 
-    fn update(&mut self, at: &StepContext) {
+    fn update(&mut self, step: usize, lr: f64, grad_scale: f32) {
+        let random = Random { seed: self.seed, step: step as u64 };
         for (i, &p) in self.trained.iter().enumerate() {
             let grad = self.sink.grad(p).expect("trained");
             let cost =
@@ -258,8 +264,10 @@ impl Trainer {
                 unreachable!("trained parameters are dense")
             };
             let (optimizer, state) = (&self.optimizer, self.states.get_mut(i));
+            let rounding = Rounding { key: random.parameter_key(p), first: 0 };
+            let at = StepContext { step, lr, grad_scale, rounding };
             self.device.run(cost, |cpu| {
-                optimizer.step(cpu, param.f32_mut(), grad.f32(), state.expect("a state for each parameter"), at)
+                optimizer.step(cpu, param.output(), grad.f32(), state.expect("a state for each parameter"), &at)
             });
         }
     }

@@ -4,6 +4,7 @@
 use std::sync::atomic::AtomicBool;
 
 use ounce_data::{Batch, Batches, Settings, Tokenized};
+use ounce_spec::recipe::StateType;
 use ounce_tensor::{Device, Weight};
 use ounce_train::checkpoint;
 use ounce_train::vfs::Disk;
@@ -18,8 +19,15 @@ fn left(case: &Case, device: &Device) -> Left {
     case.train(device, dir.path(), &Disk, false, None).unwrap().1
 }
 
-fn cases() -> [Case; 4] {
-    [Case::lora(), Case::lora().bf16("lora, bf16"), Case::full(), Case::full().bf16("full, bf16")]
+fn cases() -> Vec<Case> {
+    vec![
+        Case::lora(),
+        Case::lora().bf16("lora, bf16"),
+        Case::full(),
+        Case::full().bf16("full, bf16"),
+        Case::full().state(StateType::Bf16, "full, bf16 moments"),
+        Case::full().state(StateType::Block8, "full, 8-bit moments"),
+    ]
 }
 
 #[test]
@@ -48,7 +56,7 @@ type Step = (f64, Vec<(String, Vec<f64>)>);
 
 /// The loss and the gradients (as updates by plain SGD, over [`RATE`]) of one step over `batches`.
 fn gradients(trainer: &mut Trainer, batches: &[Batch]) -> Step {
-    let all = |t: &Trainer| -> Vec<Vec<f32>> { t.trained.iter().map(|&p| t.values(p).to_vec()).collect() };
+    let all = |t: &Trainer| -> Vec<Vec<f32>> { t.trained.iter().map(|&p| t.tensor(p).f32().to_vec()).collect() };
     let before = all(trainer);
     let loss = trainer.step(batches, 1, 0, RATE, 0.0).unwrap().loss;
     let after = all(trainer);

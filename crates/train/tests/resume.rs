@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use faults::{Fault, Faulty};
 use ounce_spec::event::EndReason;
+use ounce_spec::recipe::StateType;
 use ounce_train::checkpoint::{self, CheckpointError};
 use ounce_train::report::Metrics;
 use ounce_train::state::StateError;
@@ -35,6 +36,9 @@ fn cases() -> Vec<Case> {
         Case::lora().sgd().named("lora, sgd"),
         Case::lora().evaluating("lora, evaluating", 0),
         Case::full().evaluating("full, patience 9", 9),
+        Case::lora().state(StateType::Bf16, "lora, bf16 moments"),
+        Case::full().state(StateType::Bf16, "full, bf16 moments"),
+        Case::full().state(StateType::Block8, "full, 8-bit moments"),
     ]
 }
 

@@ -44,6 +44,9 @@ pub struct Args {
     /// Peak learning rate [default: 2e-4]
     #[arg(long, value_name = "RATE")]
     pub lr: Option<f64>,
+    /// Storage of the optimizer's moments: f32, bf16 or 8bit [default: f32]
+    #[arg(long, value_name = "TYPE")]
+    pub optimizer_state: Option<String>,
     /// Examples or packed rows in one forward pass [default: 4]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
@@ -98,6 +101,7 @@ impl Args {
             ("--method", "method", self.method.as_ref().map(text)),
             ("--rank", "lora.rank", self.rank.as_ref().map(count)),
             ("--lr", "optimizer.learning_rate", self.lr.map(Value::Float)),
+            ("--optimizer-state", "optimizer.state", self.optimizer_state.as_ref().map(text)),
             ("--batch-size", "batch_size", self.batch_size.as_ref().map(count)),
             ("--gradient-accumulation", "gradient_accumulation", self.gradient_accumulation.as_ref().map(count)),
             ("--epochs", "epochs", self.epochs.map(Value::Float)),

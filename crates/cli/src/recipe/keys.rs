@@ -74,6 +74,11 @@ pub const KEYS: &[Key] = &[
     key("lora.target", Kind::Texts, "all-linear, or names of modules: q_proj, v_proj, …"),
     key("lora.init_from", Kind::OptionalText, "PEFT adapter directory to start from"),
     key("optimizer.name", Kind::Choice(&["adamw", "adam", "sgd"]), "update rule"),
+    key(
+        "optimizer.state",
+        Kind::Choice(&["f32", "bf16", "8bit"]),
+        "storage of the optimizer's moments; bf16 is rounded stochastically, 8bit is block-wise (Dettmers et al. 2022)",
+    ),
     key("optimizer.learning_rate", number(ABOVE_0, 1e3), "step size at its peak"),
     key("optimizer.weight_decay", number(0.0, 1e3), "decoupled for adamw, added to the gradient for adam and sgd"),
     key("optimizer.beta1", number(0.0, 0.999_999), "decay of the mean of gradients"),

@@ -1,6 +1,6 @@
 //! Recipes as people write them, every kind of fault, and mutated files.
 
-use ounce_spec::recipe::{Compute, Method, OptimizerName, ScheduleName};
+use ounce_spec::recipe::{Compute, Method, OptimizerName, ScheduleName, StateType};
 
 use super::*;
 
@@ -103,6 +103,24 @@ fn axolotl_and_trl_spellings_are_read() {
     assert_eq!((r.data.packing, r.data.loss_on_answers, r.max_steps), (false, false, None));
     assert_eq!((r.optimizer.name, r.schedule.name), (OptimizerName::Adamw, ScheduleName::Constant));
     assert_eq!((r.activations, r.compute), (ounce_spec::recipe::Activations::Recompute, Compute::F32));
+}
+
+#[test]
+fn optimizers_of_others_bring_the_storage_of_their_moments() {
+    for (text, name, state) in [
+        ("optim: adamw_8bit", OptimizerName::Adamw, StateType::Block8),
+        ("optimizer: paged_adamw_8bit", OptimizerName::Adamw, StateType::Block8),
+        ("optimizer: {name: sgd, state: bf16}", OptimizerName::Sgd, StateType::Bf16),
+        ("optim: adamw_torch", OptimizerName::Adamw, StateType::F32),
+    ] {
+        let optimizer = read(text).unwrap().recipe.optimizer;
+        assert_eq!((optimizer.name, optimizer.state), (name, state), "{text}");
+    }
+    assert_eq!(
+        faults("optim: adamw_bnb_8bit\noptimizer:\n  state: bf16\n"),
+        ["r.yaml:3: optimizer.state is set twice, first at r.yaml:1; keep one of the two"]
+    );
+    assert!(faults("optim: adafactor")[0].contains("must be one of adamw, adam, sgd"));
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ounce_data::{Batches, Settings, Tokenized};
 use ounce_model::{Model, adapters::lora};
+use ounce_optim::Buffer;
 use ounce_spec::Event;
-use ounce_spec::recipe::{Compute, Method, OptimizerName, Recipe};
-use ounce_tensor::kernels::Cpu;
+use ounce_spec::recipe::{Compute, Method, OptimizerName, Recipe, StateType};
+use ounce_tensor::kernels::{Cpu, In};
 use ounce_tensor::{Device, Elem};
 use ounce_train::report::{METRICS, Metrics};
 use ounce_train::vfs::Vfs;
@@ -84,6 +85,11 @@ impl Case {
         self.recipe.optimizer.name = OptimizerName::Sgd;
         (self.recipe.optimizer.momentum, self.recipe.optimizer.weight_decay) = (0.0, 0.0);
         self
+    }
+
+    pub fn state(mut self, state: StateType, name: &'static str) -> Case {
+        self.recipe.optimizer.state = state;
+        self.named(name)
     }
 
     pub fn trainer(&self, device: &Device) -> Trainer {
@@ -163,6 +169,14 @@ pub fn sequences(count: usize, seed: u64) -> Vec<Tokenized> {
         .collect()
 }
 
+fn bits(values: Buffer) -> Vec<u32> {
+    match values {
+        Buffer::F32(values) => values.iter().map(|v| v.to_bits()).collect(),
+        Buffer::Bf16(values) => values.iter().map(|v| v.to_bits().into()).collect(),
+        Buffer::U8(values) => values.iter().map(|&v| v.into()).collect(),
+    }
+}
+
 /// What a run leaves: equal only if every bit is.
 #[derive(Clone, PartialEq)]
 pub struct Left {
@@ -175,12 +189,15 @@ pub struct Left {
 
 impl Left {
     pub fn of(trainer: &Trainer, dir: &Path) -> Left {
-        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect();
         let name = |p| trainer.model.params[p].name.clone();
-        let params = trainer.trained.iter().map(|&p| (name(p), bits(trainer.values(p)))).collect();
+        let values = |p| match trainer.tensor(p).input() {
+            In::F32(values) => bits(Buffer::F32(values)),
+            In::Bf16(values) => bits(Buffer::Bf16(values)),
+        };
+        let params = trainer.trained.iter().map(|&p| (name(p), values(p))).collect();
         let states = trainer.trained.iter().zip(&trainer.states);
         let state = states
-            .flat_map(|(&p, s)| s.buffers().map(move |(buffer, v)| (format!("{}.{buffer}", name(p)), bits(v))))
+            .flat_map(|(&p, s)| s.buffers().into_iter().map(move |(buffer, v)| (format!("{}.{buffer}", name(p)), bits(v))))
             .collect();
         let log = Metrics::read(&dir.join(METRICS)).unwrap();
         assert_eq!(log.skipped, []);
