@@ -55,10 +55,9 @@ impl State {
         let zeros = |moment: &Moment| match fitting(storage, elements) {
             StateType::F32 => Values::F32(vec![0.0; elements]),
             StateType::Bf16 => Values::Bf16(vec![bf16::ZERO; elements]),
-            StateType::Block8 => Values::Block8 {
-                codes: vec![moment.map.zero(); elements],
-                absmax: vec![0.0; elements.div_ceil(BLOCK)],
-            },
+            StateType::Block8 => {
+                Values::Block8 { codes: vec![moment.map.zero(); elements], absmax: vec![0.0; elements.div_ceil(BLOCK)] }
+            }
         };
         State { moments: moments.iter().map(|moment| (*moment, zeros(moment))).collect() }
     }

@@ -95,7 +95,8 @@ fn cases() -> Vec<(OptimizerRecipe, f64, [f64; 7])> {
 /// Every case with every storage of the moments.
 fn storages() -> Vec<(OptimizerRecipe, f64)> {
     let with = |(recipe, lr, _): (OptimizerRecipe, f64, _)| {
-        [StateType::F32, StateType::Bf16, StateType::Block8].map(|state| (OptimizerRecipe { state, ..recipe.clone() }, lr))
+        [StateType::F32, StateType::Bf16, StateType::Block8]
+            .map(|state| (OptimizerRecipe { state, ..recipe.clone() }, lr))
     };
     cases().into_iter().flat_map(with).collect()
 }

@@ -111,6 +111,7 @@ pub const ALIASES: &[Alias] = &[
     a("warmup_ratio", "schedule.warmup_ratio"),
     a("warmup_steps", "schedule.warmup_steps"),
     b("bf16", "compute", How::Switch("bf16", "f32")),
+    b("pure_bf16", "master_weights", How::Switch("none", "f32")),
     b("gradient_checkpointing", "activations", How::Switch("recompute", "keep")),
     a("output_dir", "out"),
     a("logging_steps", "log_every"),

@@ -102,10 +102,20 @@ pub const KEYS: &[Key] = &[
         "tokens that go through the model at once, in whole sequences: less takes less memory; 0: all of a batch",
     ),
     key("gradient_accumulation", count(1), "batches whose gradients are summed before an update"),
+    key(
+        "gradients",
+        Kind::Choice(&["accumulate", "update_now"]),
+        "add gradients up until the end of a step, or update each weight during the backward pass and keep none",
+    ),
     key("epochs", number(ABOVE_0, 1e6), "passes over the data; ignored where max_steps is set"),
     key("max_steps", Kind::OptionalCount { min: 1 }, "updates to do; nothing: epochs decide"),
     key("max_grad_norm", number(0.0, 1e30), "limit of the gradient's norm; 0 turns clipping off"),
     key("compute", Kind::Choice(&["f32", "bf16"]), "element type of activations and products"),
+    key(
+        "master_weights",
+        Kind::Choice(&["f32", "none"]),
+        "full tuning: weights of f32, or none but bf16 ones, rounded stochastically",
+    ),
     key(
         "activations",
         Kind::Choice(&["auto", "keep", "recompute"]),

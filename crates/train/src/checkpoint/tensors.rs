@@ -224,7 +224,10 @@ mod tests {
     #[test]
     fn all_problems_are_reported() {
         let values = [1.0, 2.0, 3.0];
-        let twice = [Tensor::flat("a", Data::F32(&values)), Tensor { shape: vec![2, 2], ..Tensor::flat("a", Data::F32(&values)) }];
+        let twice = [
+            Tensor::flat("a", Data::F32(&values)),
+            Tensor { shape: vec![2, 2], ..Tensor::flat("a", Data::F32(&values)) },
+        ];
         let error = write(&mut io::sink(), &twice).unwrap_err();
         assert_eq!(error.to_string(), "a: two tensors of this name; a: 3 elements do not fill the shape [2, 2]");
 
