@@ -4,6 +4,7 @@
 mod aliases;
 mod keys;
 mod suggest;
+mod together;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -95,11 +96,10 @@ impl Draft {
             return Err(self.faults);
         }
         match serde_json::from_value::<Recipe>(self.json) {
-            Ok(recipe) if recipe.lora.target.is_empty() => {
-                let help = Some("all-linear, or names of modules: q_proj, v_proj, …".into());
-                Err(vec![Fault { at: "lora.target".into(), what: "it names no layer".into(), help }])
-            }
-            Ok(recipe) => Ok(Resolved { recipe, notes: std::mem::take(&mut self.notes) }),
+            Ok(recipe) => match together::faults(&recipe) {
+                faults if faults.is_empty() => Ok(Resolved { recipe, notes: std::mem::take(&mut self.notes) }),
+                faults => Err(faults),
+            },
             Err(e) => Err(vec![Fault { at: "recipe".into(), what: e.to_string(), help: None }]),
         }
     }
@@ -158,6 +158,15 @@ impl Draft {
         let value = match (how, &node.value) {
             (How::Words(_), Value::Text(word)) => match aliases::translate(how, to, word) {
                 Some(ours) => Value::Text(ours.into()),
+                None => node.value.clone(),
+            },
+            (How::Optimizer(words), Value::Text(word)) => match words.iter().find(|(theirs, ..)| theirs == word) {
+                Some((_, ours, state)) => {
+                    if let Some(state) = state {
+                        self.put(at, "optimizer.state", &Node { line: node.line, value: Value::Text((*state).into()) });
+                    }
+                    Value::Text((*ours).into())
+                }
                 None => node.value.clone(),
             },
             (How::Switch(yes, no), Value::Bool(b)) => Value::Text(if *b { yes } else { no }.into()),

@@ -28,6 +28,17 @@ impl TensorData {
         TensorData { dtype: DType::F32, shape, bytes: Bytes::from(values) }
     }
 
+    /// A bf16 tensor of `values`.
+    pub fn from_bf16(shape: Vec<usize>, values: &[half::bf16]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "shape {shape:?} and its values");
+        let bytes = Bytes::build(2 * values.len(), |out| {
+            for (out, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
+                *out = value.to_le_bytes();
+            }
+        });
+        TensorData { dtype: DType::BF16, shape, bytes }
+    }
+
     /// The values of a plain tensor (f32, f16 or bf16) as f32; `None` for quantised types.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let pairs = || self.bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));

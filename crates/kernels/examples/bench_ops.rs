@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use ounce_kernels::{Act, AdamW, AttnShape, Cpu, In, Isa, Out, Span, bf16};
+use ounce_kernels::{Act, AdamW, AttnShape, BLOCK, Cpu, In, Isa, Map8, Out, Rounding, Sgd, Span, Stored, bf16};
 
 struct Bench {
     filter: String,
@@ -224,7 +224,27 @@ fn losses(cpu: &Cpu, bench: &Bench) {
     bench.time("softcap 256x49152", Work::Bytes(8 * m * v), || cpu.softcap(&mut logits, 30.0));
     let n = 1 << 24;
     let (mut p, mut mo, mut vo, g) = (values(n, 1), vec![0.0; n], vec![0.0; n], values(n, 2));
-    let constants = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, bias1: 0.5, bias2: 0.5 };
-    bench.time("adamw 16M", Work::Bytes(28 * n), || cpu.adamw(&mut p, &mut mo, &mut vo, &g, 1.0, &constants));
-    bench.time("sgd momentum 16M", Work::Bytes(20 * n), || cpu.sgd(&mut p, &mut mo, &g, 1.0, 1e-6, 0.9, false, 0.0));
+    let c =
+        AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, l2: 0.0, bias1: 0.5, bias2: 0.5 };
+    let rounding = Rounding { key: 1, first: 0 };
+    bench.time("adamw 16M", Work::Bytes(28 * n), || {
+        cpu.adamw(Out::F32(&mut p), Stored::F32(&mut mo), Stored::F32(&mut vo), &g, 1.0, &c, rounding)
+    });
+    let mut half = [vec![bf16::ZERO; n], vec![bf16::ZERO; n]];
+    bench.time("adamw 16M, bf16 moments", Work::Bytes(20 * n), || {
+        let [m, v] = &mut half;
+        cpu.adamw(Out::F32(&mut p), Stored::Bf16(m), Stored::Bf16(v), &g, 1.0, &c, rounding)
+    });
+    let mut codes = [vec![Map8::Signed.zero(); n], vec![Map8::Unsigned.zero(); n]];
+    let mut absmax = [vec![0.0; n / BLOCK], vec![0.0; n / BLOCK]];
+    bench.time("adamw 16M, 8-bit moments", Work::Bytes(16 * n), || {
+        let ([mc, vc], [ma, va]) = (&mut codes, &mut absmax);
+        let m = Stored::Block8 { map: Map8::Signed, codes: mc, absmax: ma };
+        let v = Stored::Block8 { map: Map8::Unsigned, codes: vc, absmax: va };
+        cpu.adamw(Out::F32(&mut p), m, v, &g, 1.0, &c, rounding)
+    });
+    let sgd = Sgd { lr: 1e-6, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
+    bench.time("sgd momentum 16M", Work::Bytes(20 * n), || {
+        cpu.sgd(Out::F32(&mut p), Some(Stored::F32(&mut mo)), &g, 1.0, &sgd, rounding)
+    });
 }

@@ -1,9 +1,21 @@
-//! Optimizer updates on flat f32 slices, each in one pass over memory.
+//! Optimizer updates on flat slices, each in one pass over memory, whatever the parameters and the moments are stored as.
 
-use crate::Cpu;
-use crate::lanes::{L, Simd, Split, map3, simd_fn};
+mod map8;
+mod stored;
+#[cfg(test)]
+mod tests;
 
-/// The constants of one AdamW step (Loshchilov & Hutter 2019).
+pub use map8::Map8;
+pub use stored::{BLOCK, Rounding, Stored};
+
+use crate::lanes::{ELEMENTS, Elem, L, Simd, simd_fn};
+use crate::{Cpu, Out};
+use stored::SplitStored;
+
+// A thread's part begins where an 8-bit block does.
+const _: () = assert!(ELEMENTS.is_multiple_of(BLOCK));
+
+/// The constants of one step of Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     pub lr: f32,
@@ -12,14 +24,32 @@ pub struct AdamW {
     pub eps: f32,
     /// Decoupled: `p -= lr · weight_decay · p`.
     pub weight_decay: f32,
+    /// Adam's: `g += l2 · p`.
+    pub l2: f32,
     /// `1 - beta1^t` and `1 - beta2^t`.
     pub bias1: f32,
     pub bias2: f32,
 }
 
-/// The constants of a step on lanes.
-struct Constants<V> {
+/// The constants of a step of stochastic gradient descent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sgd {
+    pub lr: f32,
+    pub momentum: f32,
+    pub nesterov: bool,
+    /// `g += weight_decay · p`.
+    pub weight_decay: f32,
+}
+
+/// The arrays of a step, for their random bits.
+const PARAM: u64 = 0;
+const FIRST: u64 = 1;
+const SECOND: u64 = 2;
+
+/// [`AdamW`] on lanes.
+struct Adam<V> {
     grad_scale: V,
+    l2: V,
     beta: [V; 2],
     rest: [V; 2],
     /// `lr / bias1` and `bias2^-1/2`.
@@ -30,34 +60,42 @@ struct Constants<V> {
     keep: V,
 }
 
-#[inline(always)]
-fn adamw_block<S: Simd>(s: S, p: &mut [f32; L], m: &mut [f32; L], v: &mut [f32; L], g: &[f32; L], c: &Constants<S::V>) {
-    let g = s.mul(s.load(g), c.grad_scale);
-    let mean = s.fma(c.beta[0], s.load(m), s.mul(c.rest[0], g));
-    let square = s.fma(c.beta[1], s.load(v), s.mul(c.rest[1], s.mul(g, g)));
-    s.store(m, mean);
-    s.store(v, square);
-    let delta = s.div(s.mul(c.step, mean), s.fma(s.sqrt(square), c.root, c.eps));
-    s.store(p, s.sub(s.mul(c.keep, s.load(p)), delta));
-}
-
-simd_fn! {
-    fn adamw_chunk(s, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], grad_scale: f32, c: &AdamW) {
-        let c = Constants {
+impl<V: Copy> Adam<V> {
+    #[inline(always)]
+    fn new<S: Simd<V = V>>(s: S, grad_scale: f32, c: &AdamW) -> Adam<V> {
+        Adam {
             grad_scale: s.splat(grad_scale),
+            l2: s.splat(c.l2),
             beta: [s.splat(c.beta1), s.splat(c.beta2)],
             rest: [s.splat((1.0 - c.beta1 as f64) as f32), s.splat((1.0 - c.beta2 as f64) as f32)],
             step: s.splat((c.lr as f64 / c.bias1 as f64) as f32),
             root: s.splat((1.0 / (c.bias2 as f64).sqrt()) as f32),
             eps: s.splat(c.eps),
             keep: s.splat((1.0 - c.lr as f64 * c.weight_decay as f64) as f32),
-        };
+        }
+    }
+
+    /// The new (p, m, v).
+    #[inline(always)]
+    fn step<S: Simd<V = V>>(&self, s: S, [p, m, v, g]: [V; 4]) -> (V, V, V) {
+        let g = s.fma(self.l2, p, s.mul(g, self.grad_scale));
+        let mean = s.fma(self.beta[0], m, s.mul(self.rest[0], g));
+        let square = s.fma(self.beta[1], v, s.mul(self.rest[1], s.mul(g, g)));
+        let delta = s.div(s.mul(self.step, mean), s.fma(s.sqrt(square), self.root, self.eps));
+        (s.sub(s.mul(self.keep, p), delta), mean, square)
+    }
+
+    #[inline(always)]
+    fn block<S: Simd<V = V>>(&self, s: S, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
         let (pb, pt) = p.as_chunks_mut::<L>();
         let (mb, mt) = m.as_chunks_mut::<L>();
         let (vb, vt) = v.as_chunks_mut::<L>();
         let (gb, gt) = g.as_chunks::<L>();
         for (((p, m), v), g) in pb.iter_mut().zip(mb).zip(vb).zip(gb) {
-            adamw_block(s, p, m, v, g, &c);
+            let new = self.step(s, [s.load(p), s.load(m), s.load(v), s.load(g)]);
+            s.store(p, new.0);
+            s.store(m, new.1);
+            s.store(v, new.2);
         }
         let n = pt.len();
         if n > 0 {
@@ -65,88 +103,131 @@ simd_fn! {
             for (whole, part) in whole.iter_mut().zip([&*pt, &*mt, &*vt, gt]) {
                 whole[..n].copy_from_slice(part);
             }
-            let [p, m, v, g] = &mut whole;
-            adamw_block(s, p, m, v, g, &c);
-            pt.copy_from_slice(&p[..n]);
-            mt.copy_from_slice(&m[..n]);
-            vt.copy_from_slice(&v[..n]);
+            let [p, m, v, g] = &whole;
+            let new = self.step(s, [s.load(p), s.load(m), s.load(v), s.load(g)]);
+            for (part, new) in [(pt, new.0), (mt, new.1), (vt, new.2)] {
+                let mut whole = [0.0; L];
+                s.store(&mut whole, new);
+                part.copy_from_slice(&whole[..n]);
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn adam_part(s, arrays: [Stored<'_>; 3], g: &[f32], grad_scale: f32, c: &AdamW, at: usize, rounding: Rounding) {
+        let rule = Adam::new(s, grad_scale, c);
+        let [mut p, mut m, mut v] = arrays;
+        let [pr, mr, vr] = [PARAM, FIRST, SECOND].map(|array| rounding.bits(array, at));
+        let [mut pw, mut mw, mut vw] = [[0.0; BLOCK]; 3];
+        for (i, g) in g.chunks(BLOCK).enumerate() {
+            let r = i * BLOCK..i * BLOCK + g.len();
+            rule.block(s, p.open(r.clone(), &mut pw), m.open(r.clone(), &mut mw), v.open(r.clone(), &mut vw), g);
+            p.close(s, r.clone(), &pw, pr);
+            m.close(s, r.clone(), &mw, mr);
+            v.close(s, r, &vw, vr);
+        }
+    }
+}
+
+/// `(p, b)` after a step with momentum.
+#[inline(always)]
+fn momentum_step<S: Simd>(s: S, [p, b, g]: [S::V; 3], grad_scale: f32, c: &Sgd) -> (S::V, S::V) {
+    let g = s.fma(s.splat(c.weight_decay), p, s.mul(s.splat(grad_scale), g));
+    let b = s.fma(s.splat(c.momentum), b, g);
+    let lr = s.splat(-c.lr);
+    match c.nesterov {
+        true => (s.fma(s.splat(-(c.lr * c.momentum)), b, s.fma(lr, g, p)), b),
+        false => (s.fma(lr, b, p), b),
+    }
+}
+
+simd_fn! {
+    fn momentum_part(s, arrays: [Stored<'_>; 2], g: &[f32], grad_scale: f32, c: &Sgd, at: usize, rounding: Rounding) {
+        let [mut p, mut b] = arrays;
+        let [pr, br] = [PARAM, FIRST].map(|array| rounding.bits(array, at));
+        let [mut pw, mut bw] = [[0.0; BLOCK]; 2];
+        for (i, g) in g.chunks(BLOCK).enumerate() {
+            let r = i * BLOCK..i * BLOCK + g.len();
+            let (ps, bs) = (p.open(r.clone(), &mut pw), b.open(r.clone(), &mut bw));
+            for ((p, b), g) in ps.chunks_mut(L).zip(bs.chunks_mut(L)).zip(g.chunks(L)) {
+                let old = [load(s, p), load(s, b), load(s, g)];
+                let (new_p, new_b) = momentum_step(s, old, grad_scale, c);
+                store(s, p, new_p);
+                store(s, b, new_b);
+            }
+            p.close(s, r.clone(), &pw, pr);
+            b.close(s, r, &bw, br);
         }
     }
 }
 simd_fn! {
-    /// `b = momentum·b + g + weight_decay·p`.
-    fn momentum_chunk(s, b: &mut [f32], p: &[f32], g: &[f32], grad_scale: f32, momentum: f32, weight_decay: f32) {
-        let (scale, momentum, decay) = (s.splat(grad_scale), s.splat(momentum), s.splat(weight_decay));
-        map3(s, b, p, g, true, #[inline(always)] |b, p, g| {
-            s.fma(momentum, b, s.fma(decay, p, s.mul(scale, g)))
-        });
+    /// Without momentum.
+    fn sgd_part(s, p: Stored<'_>, g: &[f32], grad_scale: f32, c: &Sgd, at: usize, rounding: Rounding) {
+        let mut p = p;
+        let bits = rounding.bits(PARAM, at);
+        let mut wide = [0.0; BLOCK];
+        let (scale, decay, lr) = (s.splat(grad_scale), s.splat(c.weight_decay), s.splat(-c.lr));
+        for (i, g) in g.chunks(BLOCK).enumerate() {
+            let r = i * BLOCK..i * BLOCK + g.len();
+            for (p, g) in p.open(r.clone(), &mut wide).chunks_mut(L).zip(g.chunks(L)) {
+                let old = load(s, p);
+                store(s, p, s.fma(lr, s.fma(decay, old, s.mul(scale, load(s, g))), old));
+            }
+            p.close(s, r, &wide, bits);
+        }
     }
 }
-simd_fn! {
-    /// `p -= lr·(g + weight_decay·p) + along·b`.
-    fn sgd_chunk(s, p: &mut [f32], b: &[f32], g: &[f32], grad_scale: f32, lr: f32, along: f32, weight_decay: f32) {
-        let (scale, decay) = (s.splat(grad_scale), s.splat(weight_decay));
-        let (lr, along) = (s.splat(-lr), s.splat(-along));
-        map3(s, p, b, g, true, #[inline(always)] |p, b, g| {
-            s.fma(along, b, s.fma(lr, s.fma(decay, p, s.mul(scale, g)), p))
-        });
+
+/// Up to sixteen elements; a whole vector without a detour.
+#[inline(always)]
+fn load<S: Simd>(s: S, x: &[f32]) -> S::V {
+    match x.try_into() {
+        Ok(x) => s.load(x),
+        Err(_) => f32::load_part(s, x),
+    }
+}
+
+#[inline(always)]
+fn store<S: Simd>(s: S, out: &mut [f32], v: S::V) {
+    match <&mut [f32; L]>::try_from(&mut *out) {
+        Ok(out) => s.store(out, v),
+        Err(_) => f32::store_part(s, out, v),
     }
 }
 
 impl Cpu {
-    /// One step: `g` is multiplied by `grad_scale` first (clipping).
-    pub fn adamw(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], grad_scale: f32, c: &AdamW) {
+    /// One step of Adam or AdamW: `g` is multiplied by `grad_scale` first (clipping). All arrays have one length.
+    pub fn adamw(&self, p: Out, m: Stored, v: Stored, g: &[f32], grad_scale: f32, c: &AdamW, rounding: Rounding) {
         let n = p.len();
         assert_eq!((n, n, n), (m.len(), v.len(), g.len()), "adamw: lengths of p and of m, v, g");
-        let (p, m, v) = (Split::new(p), Split::new(m), Split::new(v));
+        let [p, m, v] = [p.into(), m, v].map(SplitStored::new);
         self.each_range(n, |r| {
-            // SAFETY: ranges of different chunks do not overlap.
-            let (p, m, v) = unsafe { (p.part(r.clone()), m.part(r.clone()), v.part(r.clone())) };
-            adamw_chunk(self.isa, p, m, v, &g[r], grad_scale, c);
+            // SAFETY: ranges of different chunks do not overlap, and begin at multiples of `ELEMENTS`.
+            let arrays = unsafe { [p.part(r.clone()), m.part(r.clone()), v.part(r.clone())] };
+            adam_part(self.isa, arrays, &g[r.clone()], grad_scale, c, r.start, rounding);
         });
     }
 
-    /// SGD: `b = momentum·b + g`; `p -= lr·(g + momentum·b)` if `nesterov` else `lr·b`; L2 `weight_decay` is added to `g`.
-    /// Without momentum `b` is empty.
-    pub fn sgd(
-        &self,
-        p: &mut [f32],
-        b: &mut [f32],
-        g: &[f32],
-        grad_scale: f32,
-        lr: f32,
-        momentum: f32,
-        nesterov: bool,
-        weight_decay: f32,
-    ) {
+    /// SGD: `b = momentum·b + g`; `p -= lr·(g + momentum·b)` if `nesterov` else `lr·b`; L2 `weight_decay` is added to `g`,
+    /// after it is multiplied by `grad_scale`. Without `b` there is no momentum.
+    pub fn sgd(&self, p: Out, b: Option<Stored>, g: &[f32], grad_scale: f32, c: &Sgd, rounding: Rounding) {
         let n = p.len();
         assert_eq!(n, g.len(), "sgd: lengths of p and g");
-        assert!(b.len() == n || b.is_empty(), "sgd: {} momenta for {n} parameters", b.len());
-        let plain = b.is_empty();
-        let (p, b) = (Split::new(p), Split::new(b));
+        let p = SplitStored::new(p.into());
+        let Some(b) = b else {
+            return self.each_range(n, |r| {
+                // SAFETY: as in `adamw`.
+                let p = unsafe { p.part(r.clone()) };
+                sgd_part(self.isa, p, &g[r.clone()], grad_scale, c, r.start, rounding);
+            });
+        };
+        assert_eq!(n, b.len(), "sgd: momenta for {n} parameters");
+        let b = SplitStored::new(b);
         self.each_range(n, |r| {
-            // SAFETY: ranges of different chunks do not overlap.
-            let p = unsafe { p.part(r.clone()) };
-            let g = &g[r.clone()];
-            if plain {
-                return sgd_chunk(self.isa, p, g, g, grad_scale, lr, 0.0, weight_decay);
-            }
-            // SAFETY: as above.
-            let b = unsafe { b.part(r) };
-            momentum_chunk(self.isa, b, p, g, grad_scale, momentum, weight_decay);
-            match nesterov {
-                true => sgd_chunk(self.isa, p, b, g, grad_scale, lr, lr * momentum, weight_decay),
-                // The gradient is in `b` already.
-                false => step_chunk(self.isa, p, b, lr),
-            }
+            // SAFETY: as in `adamw`.
+            let arrays = unsafe { [p.part(r.clone()), b.part(r.clone())] };
+            momentum_part(self.isa, arrays, &g[r.clone()], grad_scale, c, r.start, rounding);
         });
-    }
-}
-
-simd_fn! {
-    /// `p -= lr·b`.
-    fn step_chunk(s, p: &mut [f32], b: &[f32], lr: f32) {
-        let lr = s.splat(-lr);
-        map3(s, p, b, b, true, #[inline(always)] |p, b, _| s.fma(lr, b, p));
     }
 }

@@ -38,13 +38,15 @@ impl Model {
         self.family.blocks() + 2
     }
 
-    /// Makes every weight trainable: f32 in memory. Returns all parameters.
-    pub fn make_dense(&mut self, device: &Device) -> Vec<ParamId> {
+    /// Makes every weight trainable: dense in memory, matrices as `elem`; vectors (norms, biases) stay f32. Returns all
+    /// parameters.
+    pub fn make_dense(&mut self, device: &Device, elem: Elem) -> Vec<ParamId> {
         let ids: Vec<ParamId> = self.params.ids().collect();
         for &id in &ids {
             let weight = &self.params[id].weight;
-            if !matches!(weight, Weight::Dense(t) if t.elem() == Elem::F32) {
-                let dense = weight.to_f32(device, Purpose::Weights);
+            let elem = if weight.shape().0 == 1 { Elem::F32 } else { elem };
+            if !matches!(weight, Weight::Dense(t) if t.elem() == elem) {
+                let dense = weight.to_dense(device, elem, Purpose::Weights);
                 self.params[id].weight = Weight::Dense(dense);
             }
         }

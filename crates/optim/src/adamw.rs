@@ -5,13 +5,15 @@
 //! p ← p − lr·(λ p + m̂ / (√v̂ + ε))     m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ)
 //! ```
 
-use ounce_kernels::Cpu;
-use ounce_spec::recipe::OptimizerRecipe;
+use ounce_kernels::{Cpu, Map8, Out};
+use ounce_spec::recipe::{OptimizerRecipe, StateType};
 
+use crate::state::Moment;
 use crate::{Optimizer, State, StepContext, Unit};
 
 /// Names of Adam's two moments, as torch saves them.
-pub(crate) const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
+const MOMENTS: [Moment; 2] =
+    [Moment { name: "exp_avg", map: Map8::Signed }, Moment { name: "exp_avg_sq", map: Map8::Unsigned }];
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {
@@ -20,6 +22,8 @@ pub struct AdamW {
     pub eps: f32,
     /// λ, decoupled from the gradient.
     pub weight_decay: f32,
+    /// How the moments are stored.
+    pub state: StateType,
 }
 
 impl AdamW {
@@ -29,6 +33,7 @@ impl AdamW {
             beta2: recipe.beta2 as f32,
             eps: recipe.eps as f32,
             weight_decay: recipe.weight_decay as f32,
+            state: recipe.state,
         }
     }
 
@@ -43,6 +48,7 @@ impl AdamW {
             beta2: self.beta2,
             eps: self.eps,
             weight_decay: self.weight_decay,
+            l2: 0.0,
             bias1: bias(self.beta1),
             bias2: bias(self.beta2),
         }
@@ -55,19 +61,19 @@ impl Optimizer for AdamW {
     }
 
     fn unit(&self) -> Unit {
-        Unit::Element
+        Unit::of(self.state)
     }
 
     fn state_bytes(&self, elements: usize) -> usize {
-        2 * elements * size_of::<f32>()
+        State::bytes_of(self.state, MOMENTS.len(), elements)
     }
 
     fn init(&self, elements: usize) -> State {
-        State::zeros(&MOMENTS, elements)
+        State::zeros(self.state, &MOMENTS, elements)
     }
 
-    fn step(&self, cpu: &Cpu, param: &mut [f32], grad: &[f32], state: &mut State, at: &StepContext) {
-        let [m, v] = state.slices();
-        cpu.adamw(param, m, v, grad, at.grad_scale, &self.constants(at));
+    fn step(&self, cpu: &Cpu, param: Out, grad: &[f32], state: &mut State, at: &StepContext) {
+        let [m, v] = state.moments();
+        cpu.adamw(param, m, v, grad, at.grad_scale, &self.constants(at), at.rounding);
     }
 }

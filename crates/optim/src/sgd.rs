@@ -5,10 +5,13 @@
 //! g ← g + λ p      b ← μ b + g      p ← p − lr·b      (Nesterov: p ← p − lr·(g + μ b))
 //! ```
 
-use ounce_kernels::Cpu;
-use ounce_spec::recipe::OptimizerRecipe;
+use ounce_kernels::{Cpu, Map8, Out};
+use ounce_spec::recipe::{OptimizerRecipe, StateType};
 
+use crate::state::Moment;
 use crate::{Optimizer, State, StepContext, Unit};
+
+const MOMENTUM: Moment = Moment { name: "momentum_buffer", map: Map8::Signed };
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sgd {
@@ -17,11 +20,18 @@ pub struct Sgd {
     pub nesterov: bool,
     /// λ of the L2 term.
     pub weight_decay: f32,
+    /// How the momentum is stored.
+    pub state: StateType,
 }
 
 impl Sgd {
     pub fn from_recipe(recipe: &OptimizerRecipe) -> Sgd {
-        Sgd { momentum: recipe.momentum as f32, nesterov: recipe.nesterov, weight_decay: recipe.weight_decay as f32 }
+        Sgd {
+            momentum: recipe.momentum as f32,
+            nesterov: recipe.nesterov,
+            weight_decay: recipe.weight_decay as f32,
+            state: recipe.state,
+        }
     }
 }
 
@@ -31,26 +41,31 @@ impl Optimizer for Sgd {
     }
 
     fn unit(&self) -> Unit {
-        Unit::Element
+        if self.momentum == 0.0 { Unit::Element } else { Unit::of(self.state) }
     }
 
     fn state_bytes(&self, elements: usize) -> usize {
-        if self.momentum == 0.0 { 0 } else { elements * size_of::<f32>() }
+        State::bytes_of(self.state, usize::from(self.momentum != 0.0), elements)
     }
 
     fn init(&self, elements: usize) -> State {
-        if self.momentum == 0.0 { State::default() } else { State::zeros(&["momentum_buffer"], elements) }
+        if self.momentum == 0.0 { State::default() } else { State::zeros(self.state, &[MOMENTUM], elements) }
     }
 
-    fn step(&self, cpu: &Cpu, param: &mut [f32], grad: &[f32], state: &mut State, at: &StepContext) {
-        let buffer: &mut [f32] = if self.momentum == 0.0 {
-            let [] = state.slices();
-            &mut []
+    fn step(&self, cpu: &Cpu, param: Out, grad: &[f32], state: &mut State, at: &StepContext) {
+        let momentum = if self.momentum == 0.0 {
+            let [] = state.moments();
+            None
         } else {
-            let [buffer] = state.slices();
-            buffer
+            let [momentum] = state.moments();
+            Some(momentum)
         };
-        let lr = at.lr as f32;
-        cpu.sgd(param, buffer, grad, at.grad_scale, lr, self.momentum, self.nesterov, self.weight_decay);
+        let constants = ounce_kernels::Sgd {
+            lr: at.lr as f32,
+            momentum: self.momentum,
+            nesterov: self.nesterov,
+            weight_decay: self.weight_decay,
+        };
+        cpu.sgd(param, momentum, grad, at.grad_scale, &constants, at.rounding);
     }
 }

@@ -20,12 +20,14 @@ pub struct Recipe {
     pub micro_batch_tokens: usize,
     /// Batches whose gradients are summed before an update.
     pub gradient_accumulation: usize,
+    pub gradients: Gradients,
     /// Passes over the data; ignored where `max_steps` is set.
     pub epochs: f64,
     pub max_steps: Option<usize>,
     /// Gradient norm limit; 0 turns clipping off.
     pub max_grad_norm: f32,
     pub compute: Compute,
+    pub master_weights: MasterWeights,
     pub activations: Activations,
     pub seed: u64,
     pub out: String,
@@ -99,6 +101,7 @@ pub struct LoraRecipe {
 #[serde(default)]
 pub struct OptimizerRecipe {
     pub name: OptimizerName,
+    pub state: StateType,
     pub learning_rate: f64,
     pub weight_decay: f64,
     pub beta1: f64,
@@ -115,6 +118,19 @@ pub enum OptimizerName {
     Adamw,
     Adam,
     Sgd,
+}
+
+/// How an optimizer's moments are stored between steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateType {
+    #[default]
+    F32,
+    /// With stochastic rounding.
+    Bf16,
+    /// Block-wise dynamic codes of eight bits (Dettmers et al. 2022).
+    #[serde(rename = "8bit")]
+    Block8,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,6 +157,17 @@ pub enum ScheduleName {
     Wsd,
 }
 
+/// What becomes of a parameter's gradient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gradients {
+    /// It is added up until the end of the step.
+    #[default]
+    Accumulate,
+    /// The parameter is updated during the backward pass and the gradient let go (Lv et al. 2023).
+    UpdateNow,
+}
+
 /// Element type of activations and products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -148,6 +175,17 @@ pub enum Compute {
     F32,
     #[default]
     Bf16,
+}
+
+/// What the updates of full tuning are added to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MasterWeights {
+    /// f32 weights, which the products round where `compute` says so (Micikevicius et al. 2018).
+    #[default]
+    F32,
+    /// The bf16 matrices themselves, rounded stochastically (Zamirai et al. 2020); vectors stay f32.
+    None,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,10 +211,12 @@ impl Default for Recipe {
             batch_size: 4,
             micro_batch_tokens: 512,
             gradient_accumulation: 1,
+            gradients: Gradients::Accumulate,
             epochs: 1.0,
             max_steps: None,
             max_grad_norm: 1.0,
             compute: Compute::Bf16,
+            master_weights: MasterWeights::F32,
             activations: Activations::Auto,
             seed: 0,
             out: String::new(),
@@ -223,6 +263,7 @@ impl Default for OptimizerRecipe {
     fn default() -> Self {
         OptimizerRecipe {
             name: OptimizerName::Adamw,
+            state: StateType::F32,
             learning_rate: 2e-4,
             weight_decay: 0.0,
             beta1: 0.9,

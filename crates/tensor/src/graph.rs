@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::memory::Purpose;
 use crate::ops::{Op, Rule};
-use crate::params::Params;
+use crate::params::{ParamId, Params};
 use crate::tape::{Node, Tape};
 use crate::tensor::{Elem, Tensor};
 
@@ -26,6 +26,24 @@ pub enum Mode {
 pub struct Random {
     pub seed: u64,
     pub step: u64,
+}
+
+/// The stream of [`Random`] that no segment has.
+const PARAMETERS: u64 = u64::MAX;
+
+impl Random {
+    /// A key for random numbers that belong to a parameter.
+    pub fn parameter_key(&self, p: ParamId) -> u64 {
+        self.key(PARAMETERS, u64::from(p.0))
+    }
+
+    fn key(&self, stream: u64, index: u64) -> u64 {
+        let mut key = self.seed;
+        for part in [self.step, stream, index] {
+            key = mix(key ^ part.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        }
+        key
+    }
 }
 
 /// What an op's forward pass may use.
@@ -106,11 +124,7 @@ impl<'a> Graph<'a> {
     pub(crate) fn next_key(&mut self) -> Option<u64> {
         let random = self.random?;
         self.drawn += 1;
-        let mut key = random.seed;
-        for part in [random.step, self.segment as u64, self.drawn] {
-            key = mix(key ^ part.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        }
-        Some(key)
+        Some(random.key(self.segment as u64, self.drawn))
     }
 
     /// Runs `op` and returns its outputs.

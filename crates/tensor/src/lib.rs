@@ -31,7 +31,7 @@ pub use ops::rope::RopeTable;
 pub use ounce_kernels as kernels;
 pub use params::{Param, ParamId, Params};
 pub use rows::{Loss, Rows};
-pub use sink::{Accumulate, GradSink, NoGrad};
+pub use sink::{Accumulate, GradSink, NoGrad, UpdateNow};
 pub use stage::{Pass, Policy, Segments, Stage};
 pub use tape::Tape;
 pub use tensor::{Elem, Tensor};

@@ -1,5 +1,9 @@
 //! [`GradSink`]: the one way a parameter gradient takes. It comes in factors, before it is multiplied out.
 
+mod update_now;
+
+pub use update_now::UpdateNow;
+
 use crate::device::{Cost, Device};
 use crate::memory::Purpose;
 use crate::params::{ParamId, Params};
@@ -37,23 +41,37 @@ impl GradSink for NoGrad {
 #[derive(Debug)]
 pub struct Accumulate {
     grads: Vec<Option<Tensor>>,
-    wanted: Vec<bool>,
+    /// Of every trained parameter.
+    shapes: Vec<Option<(usize, usize)>>,
 }
 
 impl Accumulate {
     /// Buffers for `trained`, at zero.
     pub fn new(device: &Device, params: &Params, trained: &[ParamId]) -> Accumulate {
-        let mut sink = Accumulate { grads: vec![None; params.len()], wanted: vec![false; params.len()] };
+        let mut sink = Accumulate::on_demand(params, trained);
         for &p in trained {
-            let (n, k) = params.weight(p).shape();
-            sink.grads[p.0 as usize] = Some(Tensor::zeros(device, Elem::F32, n, k, Purpose::Gradients));
-            sink.wanted[p.0 as usize] = true;
+            sink.buffer(device, p);
+        }
+        sink
+    }
+
+    /// No buffer before a gradient comes.
+    pub fn on_demand(params: &Params, trained: &[ParamId]) -> Accumulate {
+        let mut sink = Accumulate { grads: vec![None; params.len()], shapes: vec![None; params.len()] };
+        for &p in trained {
+            sink.shapes[p.0 as usize] = Some(params.weight(p).shape());
         }
         sink
     }
 
     pub fn grad(&self, p: ParamId) -> Option<&Tensor> {
         self.grads[p.0 as usize].as_ref()
+    }
+
+    /// The gradient of `p` (zeros if none came), which is let go here.
+    pub fn take(&mut self, device: &Device, p: ParamId) -> Tensor {
+        self.buffer(device, p);
+        self.grads[p.0 as usize].take().expect("it was just made")
     }
 
     /// Back to zero, for the next step.
@@ -64,19 +82,20 @@ impl Accumulate {
         }
     }
 
-    fn buffer(&mut self, p: ParamId) -> &mut Tensor {
-        self.grads[p.0 as usize].as_mut().expect("a gradient nobody wanted")
+    fn buffer(&mut self, device: &Device, p: ParamId) -> &mut Tensor {
+        let (n, k) = self.shapes[p.0 as usize].expect("a gradient nobody wanted");
+        self.grads[p.0 as usize].get_or_insert_with(|| Tensor::zeros(device, Elem::F32, n, k, Purpose::Gradients))
     }
 }
 
 impl GradSink for Accumulate {
     fn wants(&self, p: ParamId) -> bool {
-        self.wanted[p.0 as usize]
+        self.shapes[p.0 as usize].is_some()
     }
 
     fn outer(&mut self, device: &Device, p: ParamId, dy: &Tensor, x: &Tensor) {
         let (m, n, k) = (dy.rows(), dy.cols(), x.cols());
-        let grad = self.buffer(p);
+        let grad = self.buffer(device, p);
         assert_eq!((grad.rows(), grad.cols(), x.rows()), (n, k, m), "outer: dy {dy:?}, x {x:?}, grad {grad:?}");
         let cost = Cost {
             kernel: matmul_kernel(x.elem(), n, k),
@@ -87,7 +106,7 @@ impl GradSink for Accumulate {
     }
 
     fn per_row(&mut self, device: &Device, p: ParamId, d: &Tensor) {
-        let grad = self.buffer(p);
+        let grad = self.buffer(device, p);
         assert_eq!(grad.len(), d.cols());
         device.run(Cost::elementwise(d.len(), d.elem().bytes()), |cpu| {
             cpu.sum_rows(grad.f32_mut(), d.input(), true, d.rows(), d.cols())
@@ -95,7 +114,7 @@ impl GradSink for Accumulate {
     }
 
     fn rows(&mut self, device: &Device, p: ParamId, ids: &[u32], dy: &Tensor) {
-        let grad = self.buffer(p);
+        let grad = self.buffer(device, p);
         device.run(Cost::elementwise(dy.len(), 8 + dy.elem().bytes()), |cpu| {
             cpu.scatter_add_rows(grad.f32_mut(), ids, dy.input(), dy.cols())
         });

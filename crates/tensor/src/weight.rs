@@ -117,8 +117,13 @@ impl Weight {
 
     /// The whole matrix as f32.
     pub fn to_f32(&self, device: &Device, purpose: crate::Purpose) -> Tensor {
+        self.to_dense(device, Elem::F32, purpose)
+    }
+
+    /// The whole matrix, rounded to nearest where `elem` is narrower.
+    pub fn to_dense(&self, device: &Device, elem: Elem, purpose: crate::Purpose) -> Tensor {
         let (n, k) = self.shape();
-        let mut out = Tensor::empty(device, Elem::F32, n, k, purpose);
+        let mut out = Tensor::empty(device, elem, n, k, purpose);
         let ids: Vec<u32> = (0..n as u32).collect();
         self.rows(device, &mut out, &ids);
         out

@@ -2,7 +2,10 @@
 //! `[(s·batch + b)·length, …)`. Prints one line of JSON.
 //!
 //! `bench_train MODEL TOKENS.u16 --method lora|full --compute f32|bf16 [--batch 4] [--length 512] [--micro-batch-tokens 512]
-//! [--steps 4] [--init ADAPTER] [--recompute N] [--threads 2] [--lr 2e-4] [--logits FILE]`
+//! [--steps 4] [--init ADAPTER] [--recompute N] [--threads 2] [--lr 2e-4] [--optimizer-state f32|bf16|8bit]
+//! [--gradients accumulate|update_now] [--master-weights f32|none] [--logits FILE]`
+//!
+//! Updates during the backward pass are of whole batches and without clipping.
 //!
 //! With `--logits` it does not train: it writes the logits of the first `length` tokens to FILE, `[length, vocabulary]` as
 //! little-endian f32.
@@ -12,7 +15,7 @@ use std::time::Instant;
 
 use ounce_data::Batch;
 use ounce_model::{Model, adapters::lora};
-use ounce_spec::recipe::{LoraRecipe, OptimizerRecipe};
+use ounce_spec::recipe::{Gradients, LoraRecipe, OptimizerRecipe, StateType};
 use ounce_tensor::kernels::Cpu;
 use ounce_tensor::{Device, Elem, Kernel, Rows};
 use ounce_train::{Trainer, resident};
@@ -32,8 +35,9 @@ fn main() {
 
     let checkpoint = ounce_formats::open(Path::new(model_path)).expect("a model");
     let mut model = Model::load(&device, &checkpoint, length).unwrap_or_else(|e| panic!("{e}"));
+    let masters = if flag("master-weights", "f32") == "none" { Elem::Bf16 } else { Elem::F32 };
     let trained = match (full, flag("init", "")) {
-        (true, _) => model.make_dense(&device),
+        (true, _) => model.make_dense(&device, masters),
         (false, init) if !init.is_empty() => {
             let (config, tensors) = ounce_formats::peft::read_adapter(Path::new(&init)).expect("an adapter");
             lora::attach_saved(&mut model, &device, &init, &config, &tensors).unwrap_or_else(|e| panic!("{e}"))
@@ -52,8 +56,15 @@ fn main() {
     let recompute = number("recompute", 0);
     let keep: Vec<bool> = (0..blocks).map(|i| i >= recompute).collect();
     let lr = flag("lr", if full { "2e-5" } else { "2e-4" }).parse::<f64>().expect("a number");
-    let optimizer = ounce_optim::from_recipe(&OptimizerRecipe::default());
-    let mut trainer = Trainer::new(&device, model, trained, optimizer, elem, &keep, 0);
+    let state = match flag("optimizer-state", "f32").as_str() {
+        "bf16" => StateType::Bf16,
+        "8bit" => StateType::Block8,
+        _ => StateType::F32,
+    };
+    let optimizer = ounce_optim::from_recipe(&OptimizerRecipe { state, ..OptimizerRecipe::default() });
+    let now = flag("gradients", "accumulate") == "update_now";
+    let (gradients, clip) = if now { (Gradients::UpdateNow, 0.0) } else { (Gradients::Accumulate, 1.0) };
+    let mut trainer = Trainer::new(&device, model, trained, optimizer, gradients, elem, &keep, 0);
     trainer.set_micro_batch(number("micro-batch-tokens", 512));
 
     let (mut times, mut losses) = (Vec::new(), Vec::new());
@@ -70,7 +81,7 @@ fn main() {
         }
         device.take_counter();
         let started = Instant::now();
-        let done = trainer.step(&[b], step + 1, 0, lr, 1.0).unwrap_or_else(|e| panic!("{e}"));
+        let done = trainer.step(&[b], step + 1, 0, lr, clip).unwrap_or_else(|e| panic!("{e}"));
         times.push(started.elapsed().as_secs_f64());
         losses.push(done.loss);
     }

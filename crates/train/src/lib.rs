@@ -10,6 +10,7 @@ mod run;
 pub mod runs;
 pub mod state;
 mod trainer;
+mod update;
 pub mod vfs;
 
 pub use run::{Outcome, Run, TrainError};

@@ -1,13 +1,14 @@
 //! What a checkpoint holds of a run, and getting it back: parameters, optimizer state, and where the run stood.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use ounce_data::{Batches, Cursor, DataError};
-use ounce_optim::Mismatch;
+use ounce_optim::{Buffer, BufferMut};
+use ounce_tensor::ParamId;
+use ounce_tensor::kernels::{In, Out};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::tensors::{self, Data, Tensor, TensorsError};
+use crate::checkpoint::tensors::{self, Data, DataMut, Tensor, TensorsError};
 use crate::checkpoint::{self, Blob, CheckpointError, Saved, Snapshot};
 use crate::trainer::Trainer;
 use crate::vfs::Vfs;
@@ -96,19 +97,7 @@ pub fn restore(
         serde_json::from_value(loaded.manifest.meta.clone()).map_err(|e| mismatch(vec![e.to_string()]))?;
     fill_params(&loaded.blob(vfs, PARAMS)?, trainer).map_err(|e| mismatch(e.problems))?;
     let bytes = loaded.blob(vfs, OPTIMIZER)?;
-    let saved = tensors::parse(&bytes).map_err(|e| mismatch(e.problems))?;
-    let names: Vec<String> = trainer.trained.iter().map(|&p| trainer.model.params[p].name.clone()).collect();
-    let mut problems = Vec::new();
-    for (state, name) in trainer.states.iter_mut().zip(&names) {
-        let found: HashMap<&str, Vec<f32>> =
-            state.buffers().filter_map(|(b, _)| Some((b, saved.f32(&format!("{name}.{b}"))?))).collect();
-        if let Err(all) = state.load(|buffer| found.get(buffer).map(Vec::as_slice)) {
-            problems.extend(all.iter().map(|m: &Mismatch| format!("{name}: {m}")));
-        }
-    }
-    if !problems.is_empty() {
-        return Err(mismatch(problems));
-    }
+    fill_optimizer(&bytes, trainer).map_err(|e| mismatch(e.problems))?;
     if let Some(cursor) = &progress.cursor {
         batches.restore(cursor)?;
     }
@@ -160,19 +149,45 @@ fn fill_params(bytes: &[u8], trainer: &mut Trainer) -> Result<(), TensorsError> 
     let mut problems = Vec::new();
     for p in trainer.trained.clone() {
         let name = trainer.model.params[p].name.clone();
-        if let Err(e) = saved.fill(&mut [(name, trainer.values_mut(p))]) {
+        let values = match trainer.tensor_mut(p).output() {
+            Out::F32(values) => DataMut::F32(values),
+            Out::Bf16(values) => DataMut::Bf16(values),
+        };
+        if let Err(e) = saved.fill(&mut [(name, values)]) {
             problems.extend(e.problems);
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(TensorsError { problems }) }
 }
 
+fn fill_optimizer(bytes: &[u8], trainer: &mut Trainer) -> Result<(), TensorsError> {
+    let saved = tensors::parse(bytes)?;
+    let params = &trainer.model.params;
+    let mut all = Vec::new();
+    for (&p, state) in trainer.trained.iter().zip(&mut trainer.states) {
+        let name = &params[p].name;
+        all.extend(state.buffers_mut().into_iter().map(|(buffer, values)| {
+            let values = match values {
+                BufferMut::F32(values) => DataMut::F32(values),
+                BufferMut::Bf16(values) => DataMut::Bf16(values),
+                BufferMut::U8(values) => DataMut::U8(values),
+            };
+            (format!("{name}.{buffer}"), values)
+        }));
+    }
+    saved.fill(&mut all)
+}
+
 /// The trained parameters under their names.
 fn params(trainer: &Trainer) -> Vec<Tensor<'_>> {
-    let of = |&p: &ounce_tensor::ParamId| {
-        let (n, k) = trainer.model.params.weight(p).shape();
+    let of = |&p: &ParamId| {
+        let tensor = trainer.tensor(p);
         let name = trainer.model.params[p].name.clone();
-        Tensor { name, shape: vec![n, k], data: Data::F32(trainer.values(p)) }
+        let data = match tensor.input() {
+            In::F32(values) => Data::F32(values),
+            In::Bf16(values) => Data::Bf16(values),
+        };
+        Tensor { name, shape: vec![tensor.rows(), tensor.cols()], data }
     };
     trainer.trained.iter().map(of).collect()
 }
@@ -181,7 +196,14 @@ fn optimizer(trainer: &Trainer) -> Vec<Tensor<'_>> {
     let mut all = Vec::new();
     for (&p, state) in trainer.trained.iter().zip(&trainer.states) {
         let name = &trainer.model.params[p].name;
-        all.extend(state.buffers().map(|(buffer, values)| Tensor::flat(format!("{name}.{buffer}"), values)));
+        all.extend(state.buffers().into_iter().map(|(buffer, values)| {
+            let data = match values {
+                Buffer::F32(values) => Data::F32(values),
+                Buffer::Bf16(values) => Data::Bf16(values),
+                Buffer::U8(values) => Data::U8(values),
+            };
+            Tensor::flat(format!("{name}.{buffer}"), data)
+        }));
     }
     all
 }

@@ -1,5 +1,5 @@
-//! [`Trainer`]: one optimizer step on a model: forward and backward over ragged batches, clipping, update. The dry device
-//! runs the same code, which is where forecasts come from.
+//! [`Trainer`]: one optimizer step on a model: forward and backward over ragged batches, clipping, update (at the end, or as
+//! the gradients come). The dry device runs the same code, which is where forecasts come from.
 //!
 //! Knows no files, no recipe and no clock; the loop in `run.rs` does.
 
@@ -7,11 +7,15 @@ use std::sync::Arc;
 
 use ounce_data::Batch;
 use ounce_model::{Model, Training};
-use ounce_optim::{Optimizer, State, StepContext, clip};
+use ounce_optim::{Optimizer, State, clip};
+use ounce_spec::recipe::Gradients;
+use ounce_tensor::kernels::In;
 use ounce_tensor::{
-    Accumulate, Cost, Device, Elem, Loss, MemoryUse, ParamId, Policy, Purpose, Random, Rehearsal, Rows, Stage, Tensor,
-    Weight,
+    Accumulate, Device, Elem, Loss, MemoryUse, ParamId, Policy, Purpose, Random, Rehearsal, Rows, Stage, Tensor,
+    UpdateNow, Weight,
 };
+
+use crate::update::{Updates, sum_squares};
 
 /// A model in training.
 pub struct Trainer {
@@ -21,6 +25,7 @@ pub struct Trainer {
     pub trained: Vec<ParamId>,
     pub states: Vec<State>,
     optimizer: Box<dyn Optimizer>,
+    gradients: Gradients,
     sink: Accumulate,
     wanted: Vec<bool>,
     policies: Vec<Policy>,
@@ -48,11 +53,26 @@ pub struct StepResult {
 )]
 pub struct NonFinite {
     pub step: usize,
-    /// `loss`, `gradient norm`, or a parameter's name.
+    /// `loss`, `gradient norm` (also `of` a parameter), or a parameter's name.
     pub what: String,
     pub value: f64,
     /// Of the step's batches, as indices into the data set; empty if the step was done by another process.
     pub examples: Vec<u32>,
+}
+
+/// What a step knows of one of its batches.
+#[derive(Clone, Copy)]
+struct Place {
+    step: usize,
+    first_row: u64,
+    /// Of the whole step.
+    loss_tokens: usize,
+}
+
+/// What a pass with immediate updates leaves: the `Σ g²` of each trained parameter, up to one that is not finite.
+struct Updated {
+    sums: Vec<f64>,
+    bad: Option<(usize, f64)>,
 }
 
 impl Trainer {
@@ -62,6 +82,7 @@ impl Trainer {
         model: Model,
         trained: Vec<ParamId>,
         optimizer: Box<dyn Optimizer>,
+        gradients: Gradients,
         elem: Elem,
         keep: &[bool],
         seed: u64,
@@ -71,7 +92,10 @@ impl Trainer {
             wanted[p.0 as usize] = true;
         }
         let policies = policies(model.family.blocks(), keep);
-        let sink = Accumulate::new(device, &model.params, &trained);
+        let sink = match gradients {
+            Gradients::Accumulate => Accumulate::new(device, &model.params, &trained),
+            Gradients::UpdateNow => Accumulate::on_demand(&model.params, &trained),
+        };
         let elements = |p: &ParamId| {
             let (n, k) = model.params.weight(*p).shape();
             n * k
@@ -88,6 +112,7 @@ impl Trainer {
             trained,
             states,
             optimizer,
+            gradients,
             sink,
             wanted,
             policies,
@@ -103,7 +128,8 @@ impl Trainer {
         self.policies = policies(self.model.family.blocks(), keep);
     }
 
-    /// Puts at most `tokens` tokens (whole sequences) through the model at once; 0: whole batches. Changes how sums of gradients
+    /// Puts at most `tokens` tokens (whole sequences) through the model at once; 0: whole batches, as always where gradients are
+    /// not accumulated. Changes how sums of gradients
     /// are rounded, and so is part of what makes a run the same run.
     pub fn set_micro_batch(&mut self, tokens: usize) {
         self.micro_batch_tokens = tokens;
@@ -116,13 +142,22 @@ impl Trainer {
         self.device.arena().reset_peak();
         self.device.take_counter();
         for batch in batches {
-            self.sink.clear(&self.device);
-            self.accumulate(batch, batch.loss_tokens(), 1, 0);
-            self.trained.iter().for_each(|&p| {
-                self.gradient_sum_squares(p);
-            });
-            if self.device.is_dry() {
-                self.update(&StepContext { step: 1, lr: 0.0, grad_scale: 0.0 });
+            let place = Place { step: 1, first_row: 0, loss_tokens: batch.loss_tokens() };
+            match self.gradients {
+                Gradients::Accumulate => {
+                    self.sink.clear(&self.device);
+                    self.accumulate(batch, place);
+                    self.trained.iter().for_each(|&p| {
+                        sum_squares(&self.device, self.sink.grad(p).expect("trained"));
+                    });
+                    if self.device.is_dry() {
+                        self.update(1, 0.0, 0.0);
+                    }
+                }
+                Gradients::UpdateNow => {
+                    let dry = self.device.is_dry();
+                    self.pass_and_update(batch, place, 0.0, dry);
+                }
             }
         }
         Rehearsal { memory: self.device.memory(), counter: self.device.take_counter() }
@@ -130,6 +165,11 @@ impl Trainer {
 
     /// One step over `batches` (more than one: gradient accumulation; their tokens are weighted alike). `step` counts from 1;
     /// `first_row` is the number of tokens that all earlier steps of the run saw.
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite. Where gradients are accumulated nothing is updated then. Where they are not, the
+    /// loss is known before the backward pass and each gradient is looked at before its update, but parameters nearer to the
+    /// loss have been updated: only a checkpoint leads back.
     pub fn step(
         &mut self,
         batches: &[Batch],
@@ -141,27 +181,46 @@ impl Trainer {
         let tokens = batches.iter().map(Batch::tokens).sum();
         let loss_tokens: usize = batches.iter().map(Batch::loss_tokens).sum();
         self.examples = batches.iter().flat_map(|b| b.examples.iter().copied()).collect();
+        let place = Place { step, first_row, loss_tokens };
+        if self.gradients == Gradients::UpdateNow {
+            assert!(batches.len() == 1 && max_grad_norm == 0.0, "update_now: the recipe's check lets neither through");
+            let (loss, updated) = self.pass_and_update(&batches[0], place, lr, true);
+            if !loss.is_finite() {
+                return Err(self.bad(step, "loss", loss));
+            }
+            if let Some((i, sum)) = updated.bad {
+                let name = &self.model.params[self.trained[i]].name;
+                return Err(self.bad(step, &format!("gradient norm of {name}"), sum.sqrt()));
+            }
+            let grad_norm = updated.sums.iter().sum::<f64>().sqrt();
+            return Ok(StepResult { loss, grad_norm, tokens, loss_tokens });
+        }
         self.sink.clear(&self.device);
         let (mut loss, mut row) = (0.0, first_row);
         for batch in batches {
-            loss += self.accumulate(batch, loss_tokens, step, row);
+            loss += self.accumulate(batch, Place { first_row: row, ..place });
+            if !loss.is_finite() {
+                return Err(self.bad(step, "loss", loss));
+            }
             row += batch.tokens() as u64;
         }
-        if !loss.is_finite() {
-            return Err(self.bad(step, "loss", loss));
-        }
-        let sums: Vec<f64> = self.trained.iter().map(|p| self.gradient_sum_squares(*p)).collect();
+        let gradient = |p: &ParamId| sum_squares(&self.device, self.sink.grad(*p).expect("trained"));
+        let sums: Vec<f64> = self.trained.iter().map(gradient).collect();
         let clipped =
             clip::global_norm(sums, 1.0, max_grad_norm).map_err(|e| self.bad(step, "gradient norm", e.norm))?;
-        self.update(&StepContext { step, lr, grad_scale: clipped.grad_scale });
+        self.update(step, lr, clipped.grad_scale);
         Ok(StepResult { loss, grad_norm: clipped.norm, tokens, loss_tokens })
     }
 
     /// Whether everything that is trained is a number, after `step`.
     pub fn check_finite(&self, step: usize) -> Result<(), NonFinite> {
         for &p in &self.trained {
-            if let Some(value) = self.values(p).iter().find(|v| !v.is_finite()) {
-                return Err(self.bad(step, &self.model.params[p].name, f64::from(*value)));
+            let bad = match self.tensor(p).input() {
+                In::F32(values) => values.iter().copied().find(|v| !v.is_finite()),
+                In::Bf16(values) => values.iter().find(|v| !v.is_finite()).map(|v| v.to_f32()),
+            };
+            if let Some(value) = bad {
+                return Err(self.bad(step, &self.model.params[p].name, f64::from(value)));
             }
         }
         Ok(())
@@ -179,7 +238,7 @@ impl Trainer {
         let range = 0..self.model.segments();
         let stage = Stage { model: &training, range, policies: &policies, wanted: &[], random: None };
         let pass = stage.forward(&self.device, &self.model.params, &rows, Vec::new());
-        (self.scalar(&pass.outputs[0]), count)
+        (scalar(&pass.outputs[0], &self.device), count)
     }
 
     pub fn memory(&self) -> MemoryUse {
@@ -196,73 +255,104 @@ impl Trainer {
     }
 
     /// The values of a trained parameter.
-    pub fn values(&self, p: ParamId) -> &[f32] {
+    pub fn tensor(&self, p: ParamId) -> &Tensor {
         match self.model.params.weight(p) {
-            Weight::Dense(t) => t.f32(),
+            Weight::Dense(t) => t,
             Weight::Stored { .. } => unreachable!("trained parameters are dense"),
         }
     }
 
-    pub fn values_mut(&mut self, p: ParamId) -> &mut [f32] {
+    pub fn tensor_mut(&mut self, p: ParamId) -> &mut Tensor {
         match &mut self.model.params[p].weight {
-            Weight::Dense(t) => t.f32_mut(),
+            Weight::Dense(t) => t,
             Weight::Stored { .. } => unreachable!("trained parameters are dense"),
         }
     }
 
-    /// Adds one batch's gradients to the sink, part by part; returns its share of the mean loss.
-    fn accumulate(&mut self, batch: &Batch, loss_tokens: usize, step: usize, first_row: u64) -> f64 {
-        let (mut loss, mut row) = (0.0, first_row);
+    /// Adds one batch's gradients to the sink, part by part; returns its share of the mean loss. A part whose loss is not
+    /// finite has no gradients.
+    fn accumulate(&mut self, batch: &Batch, place: Place) -> f64 {
+        let (mut loss, mut first_row) = (0.0, place.first_row);
         for part in batch.parts(self.micro_batch_tokens) {
-            loss += self.accumulate_part(&part, loss_tokens, step, row);
-            row += part.tokens() as u64;
+            loss += self.accumulate_part(&part, Place { first_row, ..place });
+            first_row += part.tokens() as u64;
         }
         loss
     }
 
-    fn accumulate_part(&mut self, batch: &Batch, loss_tokens: usize, step: usize, first_row: u64) -> f64 {
-        let rows = rows_of(batch, loss_tokens, first_row);
-        let training = Training { family: &*self.model.family, elem: self.elem };
-        let stage = Stage {
-            model: &training,
-            range: 0..self.policies.len(),
-            policies: &self.policies,
-            wanted: &self.wanted,
-            random: Some(Random { seed: self.seed, step: step as u64 }),
+    fn accumulate_part(&mut self, part: &Batch, place: Place) -> f64 {
+        let Trainer { device, model, sink, .. } = self;
+        let training = Training { family: &*model.family, elem: self.elem };
+        let random = Random { seed: self.seed, step: place.step as u64 };
+        let stage = stage(&training, &self.policies, &self.wanted, random);
+        let rows = rows_of(part, place.loss_tokens, place.first_row);
+        let pass = stage.forward(device, &model.params, &rows, Vec::new());
+        let loss = scalar(&pass.outputs[0], device);
+        if loss.is_finite() {
+            stage.backward(device, &mut model.params, sink, &rows, pass, from_loss(device));
+        }
+        loss
+    }
+
+    /// One whole batch's part of the mean loss, and the updates that its backward pass made, up to the first gradient that is
+    /// not finite. With a loss that is not finite there are none. Without `update` everything is done but them.
+    fn pass_and_update(&mut self, batch: &Batch, place: Place, lr: f64, update: bool) -> (f64, Updated) {
+        let Trainer { device, model, sink, trained, states, .. } = self;
+        let training = Training { family: &*model.family, elem: self.elem };
+        let random = Random { seed: self.seed, step: place.step as u64 };
+        let stage = stage(&training, &self.policies, &self.wanted, random);
+        let rows = rows_of(batch, place.loss_tokens, place.first_row);
+        let mut updated = Updated { sums: vec![0.0; trained.len()], bad: None };
+        let pass = stage.forward(device, &model.params, &rows, Vec::new());
+        let loss = scalar(&pass.outputs[0], device);
+        if !loss.is_finite() {
+            return (loss, updated);
+        }
+        let mut updates =
+            Updates { device, optimizer: &*self.optimizer, trained, states, step: place.step, lr, random };
+        let mut on_gradient = |i: usize, weight: &mut Weight, grad: &Tensor| {
+            if updated.bad.is_some() {
+                return;
+            }
+            let sum = sum_squares(device, grad);
+            if !sum.is_finite() {
+                updated.bad = Some((i, sum));
+                return;
+            }
+            updated.sums[i] = sum;
+            if update {
+                updates.apply(i, weight, grad, 1.0);
+            }
         };
-        let pass = stage.forward(&self.device, &self.model.params, &rows, Vec::new());
-        let loss = pass.outputs[0].clone();
-        let one = Tensor::from_f32(&self.device, &[1.0], 1, 1, Purpose::Activations);
-        let grads = vec![Some(one), None];
-        stage.backward(&self.device, &mut self.model.params, &mut self.sink, &rows, pass, grads);
-        self.scalar(&loss)
+        let mut now = UpdateNow::new(device, sink, trained, &mut on_gradient);
+        stage.backward(device, &mut model.params, &mut now, &rows, pass, from_loss(device));
+        now.finish(&mut model.params);
+        (loss, updated)
     }
 
-    fn scalar(&self, t: &Tensor) -> f64 {
-        if self.device.is_dry() { 0.0 } else { t.f32()[0] as f64 }
-    }
-
-    fn gradient_sum_squares(&self, p: ParamId) -> f64 {
-        let grad = self.sink.grad(p).expect("trained");
-        let mut sum = 0.0;
-        self.device.run(Cost::elementwise(grad.len(), 4), |cpu| sum = cpu.sum_squares(grad.input()));
-        sum
-    }
-
-    fn update(&mut self, at: &StepContext) {
-        for (i, &p) in self.trained.iter().enumerate() {
-            let grad = self.sink.grad(p).expect("trained");
-            let cost =
-                Cost::elementwise(grad.len(), 8 + 2 * self.optimizer.state_bytes(grad.len()) / grad.len().max(1));
-            let Weight::Dense(param) = &mut self.model.params[p].weight else {
-                unreachable!("trained parameters are dense")
-            };
-            let (optimizer, state) = (&self.optimizer, self.states.get_mut(i));
-            self.device.run(cost, |cpu| {
-                optimizer.step(cpu, param.f32_mut(), grad.f32(), state.expect("a state for each parameter"), at)
-            });
+    /// Updates every parameter by the accumulated gradients.
+    fn update(&mut self, step: usize, lr: f64, grad_scale: f32) {
+        let Trainer { device, model, sink, trained, states, .. } = self;
+        let random = Random { seed: self.seed, step: step as u64 };
+        let mut updates = Updates { device, optimizer: &*self.optimizer, trained, states, step, lr, random };
+        for (i, &p) in trained.iter().enumerate() {
+            updates.apply(i, &mut model.params[p].weight, sink.grad(p).expect("trained"), grad_scale);
         }
     }
+}
+
+/// All segments, in training.
+fn stage<'a>(training: &'a Training, policies: &'a [Policy], wanted: &'a [bool], random: Random) -> Stage<'a> {
+    Stage { model: training, range: 0..policies.len(), policies, wanted, random: Some(random) }
+}
+
+/// The gradients of a pass's outputs: 1 for the loss.
+fn from_loss(device: &Device) -> Vec<Option<Tensor>> {
+    vec![Some(Tensor::from_f32(device, &[1.0], 1, 1, Purpose::Activations)), None]
+}
+
+fn scalar(t: &Tensor, device: &Device) -> f64 {
+    if device.is_dry() { 0.0 } else { t.f32()[0] as f64 }
 }
 
 fn policies(blocks: usize, keep: &[bool]) -> Vec<Policy> {

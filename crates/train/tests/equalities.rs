@@ -4,7 +4,8 @@
 use std::sync::atomic::AtomicBool;
 
 use ounce_data::{Batch, Batches, Settings, Tokenized};
-use ounce_tensor::{Device, Weight};
+use ounce_spec::recipe::StateType;
+use ounce_tensor::{Device, Elem, Purpose, Weight};
 use ounce_train::checkpoint;
 use ounce_train::vfs::Disk;
 use ounce_train::{Run, TrainError, Trainer};
@@ -18,8 +19,16 @@ fn left(case: &Case, device: &Device) -> Left {
     case.train(device, dir.path(), &Disk, false, None).unwrap().1
 }
 
-fn cases() -> [Case; 4] {
-    [Case::lora(), Case::lora().bf16("lora, bf16"), Case::full(), Case::full().bf16("full, bf16")]
+fn cases() -> Vec<Case> {
+    vec![
+        Case::lora(),
+        Case::lora().bf16("lora, bf16"),
+        Case::full(),
+        Case::full().bf16("full, bf16"),
+        Case::full().state(StateType::Bf16, "full, bf16 moments"),
+        Case::lora().wide().state(StateType::Block8, "lora, 8-bit moments"),
+        Case::full().pure_bf16("full, pure bf16"),
+    ]
 }
 
 #[test]
@@ -41,6 +50,69 @@ fn recomputed_activations_give_the_bits_of_kept_ones() {
     }
 }
 
+/// Without clipping a weight may change as soon as its gradient is whole: the same updates by the same gradients. With tied
+/// embeddings the first and the last segment share one.
+#[test]
+fn updates_during_the_backward_pass_give_the_bits_of_updates_after_it() {
+    let device = device(2);
+    let mut tied = Case::full().named("full, tied");
+    tied.golden = "qwen3";
+    let recomputing = Case { recompute: true, ..Case::full().bf16("full, bf16, recomputing") };
+    for case in cases().into_iter().chain([tied, recomputing, Case::full().sgd().named("sgd")]) {
+        let now = case.clone().update_now(case.name);
+        let mut after = case;
+        after.recipe.max_grad_norm = 0.0;
+        let (now, after) = (left(&now, &device), left(&after, &device));
+        now.assert_equal(&after, "update now");
+        assert_eq!(now.norms, after.norms);
+    }
+}
+
+/// All gradients at once are as large as the weights; those of one segment are not, and the dry run knows it.
+#[test]
+fn updates_during_the_backward_pass_need_no_gradient_buffer() {
+    let batch = Batch::of(&sequences(4, 3));
+    let peak = |case: &Case, device: &Device| {
+        let mut trainer = case.trainer(device);
+        trainer.rehearse(std::slice::from_ref(&batch)).memory.at_peak_bytes[Purpose::Gradients as usize]
+    };
+    let [accumulate, now] = [Case::full(), Case::full().update_now("update now")];
+    for device in [device(1), Device::dry()] {
+        let (all, few) = (peak(&accumulate, &device), peak(&now, &device));
+        assert!(few > 0 && 2 * few < all, "{few} of {all} bytes of gradients");
+    }
+    // A rehearsal on a real device is no step.
+    let device = device(1);
+    let mut trainer = now.trainer(&device);
+    let before: Vec<Vec<f32>> = trainer.trained.iter().map(|&p| trainer.tensor(p).to_f32_vec()).collect();
+    trainer.rehearse(std::slice::from_ref(&batch));
+    let after: Vec<Vec<f32>> = trainer.trained.iter().map(|&p| trainer.tensor(p).to_f32_vec()).collect();
+    assert_eq!(before, after);
+}
+
+/// A gradient that overflows where the loss does not: its parameter is not touched, nothing after it either, and the error
+/// names it.
+#[test]
+fn a_gradient_that_is_not_finite_stops_the_updates() {
+    let device = device(2);
+    let mut case = Case::full().update_now("overflow");
+    case.recipe.optimizer.weight_decay = 0.0;
+    let mut trainer = case.trainer(&device);
+    let id = |t: &Trainer, name: &str| t.model.params.ids().find(|&p| t.model.params[p].name.contains(name)).unwrap();
+    // Scores of zero by keys of 1e18: the loss is finite, the norm of the gradient of the queries' matrix is not.
+    let norm = id(&trainer, "layers.0.input_layernorm");
+    trainer.tensor_mut(norm).f32_mut().fill(1e18);
+    let attention = id(&trainer, "layers.0.self_attn.q_proj");
+    trainer.tensor_mut(attention).f32_mut().fill(0.0);
+    let untouched: Vec<_> = ["layers.0.mlp.down_proj", "embed_tokens"].map(|name| id(&trainer, name)).to_vec();
+    let before: Vec<Vec<f32>> = untouched.iter().map(|&p| trainer.tensor(p).f32().to_vec()).collect();
+    let error = trainer.step(&[Batch::of(&sequences(3, 3))], 1, 0, 1e-2, 0.0).unwrap_err();
+    assert!(error.what.starts_with("gradient norm of model.layers.0.") && !error.examples.is_empty(), "{error}");
+    let after: Vec<Vec<f32>> = untouched.iter().map(|&p| trainer.tensor(p).f32().to_vec()).collect();
+    assert!(before == after, "updated after the gradient that is not finite");
+    assert!(trainer.trained.iter().all(|&p| trainer.tensor(p).f32().iter().all(|x| x.is_finite())));
+}
+
 /// Rate of the steps below: a power of two that makes an update large beside the rounding of the parameters.
 const RATE: f64 = 64.0;
 
@@ -48,7 +120,7 @@ type Step = (f64, Vec<(String, Vec<f64>)>);
 
 /// The loss and the gradients (as updates by plain SGD, over [`RATE`]) of one step over `batches`.
 fn gradients(trainer: &mut Trainer, batches: &[Batch]) -> Step {
-    let all = |t: &Trainer| -> Vec<Vec<f32>> { t.trained.iter().map(|&p| t.values(p).to_vec()).collect() };
+    let all = |t: &Trainer| -> Vec<Vec<f32>> { t.trained.iter().map(|&p| t.tensor(p).f32().to_vec()).collect() };
     let before = all(trainer);
     let loss = trainer.step(batches, 1, 0, RATE, 0.0).unwrap().loss;
     let after = all(trainer);
@@ -152,7 +224,7 @@ fn a_weight_that_is_not_a_number_is_named_and_never_saved() {
         let mut trainer = case.trainer(&device);
         let embedding = trainer.model.params.ids().find(|&p| trainer.model.params[p].name.contains("embed")).unwrap();
         let width = trainer.model.params.weight(embedding).shape().1;
-        trainer.model.make_dense(&device);
+        trainer.model.make_dense(&device, Elem::F32);
         let Weight::Dense(table) = &mut trainer.model.params[embedding].weight else { panic!("it is dense now") };
         table.f32_mut()[rare as usize * width + 3] = f32::NAN;
         let batches = Batches::new(items.clone(), settings.clone()).unwrap();

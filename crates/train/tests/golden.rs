@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ounce_data::Batch;
 use ounce_model::{Model, Training, adapters::lora};
 use ounce_optim::from_recipe;
-use ounce_spec::recipe::OptimizerRecipe;
+use ounce_spec::recipe::{Gradients, OptimizerRecipe};
 use ounce_tensor::kernels::{Cpu, Isa};
 use ounce_tensor::{Accumulate, Device, Elem, Loss, Policy, Purpose, Rows, Stage, Tensor};
 use ounce_train::Trainer;
@@ -123,7 +123,7 @@ fn loss_and_every_gradient_match_transformers() {
         let device = Device::cpu(Cpu::new(2));
         for policy in [Policy::Keep, Policy::Recompute] {
             let mut model = load(&device, &dir);
-            let trained = model.make_dense(&device);
+            let trained = model.make_dense(&device, Elem::F32);
             let mut sink = Accumulate::new(&device, &model.params, &trained);
             let batch = batch(&golden);
             let mut rows = Rows::whole(batch.ids.clone(), &batch.bounds);
@@ -174,7 +174,8 @@ fn ten_losses(
     recipe: &OptimizerRecipe,
     keep: &[bool],
 ) -> Vec<f64> {
-    let mut trainer = Trainer::new(device, model, trained, from_recipe(recipe), Elem::F32, keep, 0);
+    let mut trainer =
+        Trainer::new(device, model, trained, from_recipe(recipe), Gradients::Accumulate, Elem::F32, keep, 0);
     let batch = batch(golden);
     (1..=10)
         .map(|step| trainer.step(std::slice::from_ref(&batch), step, 0, recipe.learning_rate, 0.0).unwrap().loss)
@@ -195,11 +196,11 @@ fn ten_adamw_losses_of_full_tuning_match_transformers() {
         let golden = Golden::read(&dir);
         let device = Device::cpu(Cpu::new(2));
         let mut model = load(&device, &dir);
-        let trained = model.make_dense(&device);
+        let trained = model.make_dense(&device, Elem::F32);
         let kept = ten_losses(&device, model, trained, &golden, &recipe, &[]);
         close(&family, &kept, &golden.losses());
         let mut model = load(&device, &dir);
-        let trained = model.make_dense(&device);
+        let trained = model.make_dense(&device, Elem::F32);
         let recomputed = ten_losses(&device, model, trained, &golden, &recipe, &[false; 16]);
         assert_eq!(kept, recomputed, "{family}: recomputing changes bits");
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use faults::{Fault, Faulty};
 use ounce_spec::event::EndReason;
+use ounce_spec::recipe::StateType;
 use ounce_train::checkpoint::{self, CheckpointError};
 use ounce_train::report::Metrics;
 use ounce_train::state::StateError;
@@ -35,6 +36,12 @@ fn cases() -> Vec<Case> {
         Case::lora().sgd().named("lora, sgd"),
         Case::lora().evaluating("lora, evaluating", 0),
         Case::full().evaluating("full, patience 9", 9),
+        Case::lora().state(StateType::Bf16, "lora, bf16 moments"),
+        Case::full().state(StateType::Bf16, "full, bf16 moments"),
+        Case::lora().wide().state(StateType::Block8, "lora, 8-bit moments"),
+        Case::full().update_now("full, update now"),
+        Case::full().pure_bf16("full, pure bf16"),
+        Case::full().pure_bf16("full, pure bf16").update_now("full, pure bf16, update now"),
     ]
 }
 
@@ -43,6 +50,8 @@ fn whole(case: &Case, device: &ounce_tensor::Device) -> Left {
     let dir = run_dir();
     let (outcome, left) = case.train(device, dir.path(), &Disk, false, None).unwrap();
     assert_eq!((outcome.reason, outcome.progress.step), (EndReason::Done, 9), "{}", case.name);
+    let codes = left.state.iter().any(|(name, _)| name.ends_with("exp_avg_sq_absmax"));
+    assert_eq!(codes, case.recipe.optimizer.state == StateType::Block8, "{}", case.name);
     assert!(!left.losses.is_empty() && left.params.iter().any(|(_, bits)| bits.iter().any(|b| *b != 0)));
     left
 }

@@ -44,12 +44,18 @@ pub struct Args {
     /// Peak learning rate [default: 2e-4]
     #[arg(long, value_name = "RATE")]
     pub lr: Option<f64>,
+    /// Storage of the optimizer's moments: f32, bf16 or 8bit [default: f32]
+    #[arg(long, value_name = "TYPE")]
+    pub optimizer_state: Option<String>,
     /// Examples or packed rows in one forward pass [default: 4]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Forward passes for each update [default: 1]
     #[arg(long, value_name = "N")]
     pub gradient_accumulation: Option<usize>,
+    /// What becomes of gradients: accumulate, or update_now (needs max_grad_norm=0) [default: accumulate]
+    #[arg(long, value_name = "WHEN")]
+    pub gradients: Option<String>,
     /// Passes over the data [default: 1]
     #[arg(long, value_name = "N")]
     pub epochs: Option<f64>,
@@ -62,6 +68,9 @@ pub struct Args {
     /// Element type of the computation: bf16 or f32 [default: bf16]
     #[arg(long, value_name = "TYPE")]
     pub compute: Option<String>,
+    /// What full tuning updates: f32 weights, or none but bf16 ones [default: f32]
+    #[arg(long, value_name = "TYPE")]
+    pub master_weights: Option<String>,
     /// Seed of everything random [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -98,12 +107,15 @@ impl Args {
             ("--method", "method", self.method.as_ref().map(text)),
             ("--rank", "lora.rank", self.rank.as_ref().map(count)),
             ("--lr", "optimizer.learning_rate", self.lr.map(Value::Float)),
+            ("--optimizer-state", "optimizer.state", self.optimizer_state.as_ref().map(text)),
             ("--batch-size", "batch_size", self.batch_size.as_ref().map(count)),
             ("--gradient-accumulation", "gradient_accumulation", self.gradient_accumulation.as_ref().map(count)),
+            ("--gradients", "gradients", self.gradients.as_ref().map(text)),
             ("--epochs", "epochs", self.epochs.map(Value::Float)),
             ("--max-steps", "max_steps", self.max_steps.as_ref().map(count)),
             ("--max-length", "data.max_length", self.max_length.as_ref().map(count)),
             ("--compute", "compute", self.compute.as_ref().map(text)),
+            ("--master-weights", "master_weights", self.master_weights.as_ref().map(text)),
             ("--seed", "seed", self.seed.map(|n| Value::Int(n.into()))),
             ("--out", "out", self.out.as_ref().map(text)),
         ] {

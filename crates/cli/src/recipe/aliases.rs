@@ -8,6 +8,8 @@ pub enum How {
     Same,
     /// Their word → ours; other words go through as they are and meet the key's own check.
     Words(&'static [(&'static str, &'static str)]),
+    /// Their word → our optimizer and, where the word says it, the storage of its moments; other words go through.
+    Optimizer(&'static [(&'static str, &'static str, Option<&'static str>)]),
     /// `true` and `auto` → the first, `false` → the second.
     Switch(&'static str, &'static str),
     /// The opposite truth value.
@@ -37,11 +39,19 @@ const fn b(name: &'static str, to: &'static str, how: How) -> Alias {
 }
 
 const SCHEDULES: How = How::Words(&[("constant_with_warmup", "constant"), ("warmup_stable_decay", "wsd")]);
-const OPTIMIZERS: How = How::Words(&[
-    ("adamw_torch", "adamw"),
-    ("adamw_torch_fused", "adamw"),
-    ("adamw_hf", "adamw"),
-    ("adam_torch", "adam"),
+const OPTIMIZERS: How = How::Optimizer(&[
+    ("adamw_torch", "adamw", None),
+    ("adamw_torch_fused", "adamw", None),
+    ("adamw_hf", "adamw", None),
+    ("adam_torch", "adam", None),
+    ("adamw_8bit", "adamw", Some("8bit")),
+    ("adamw_bnb_8bit", "adamw", Some("8bit")),
+    ("adamw_torch_8bit", "adamw", Some("8bit")),
+    ("paged_adamw_8bit", "adamw", Some("8bit")),
+    ("paged_adamw_32bit", "adamw", Some("f32")),
+    ("paged_adamw", "adamw", Some("f32")),
+    ("adam_8bit", "adam", Some("8bit")),
+    ("sgd_8bit", "sgd", Some("8bit")),
 ]);
 /// Tuning on a quantised file is what `qlora` means.
 const METHODS: How = How::Words(&[("qlora", "lora")]);
@@ -101,6 +111,7 @@ pub const ALIASES: &[Alias] = &[
     a("warmup_ratio", "schedule.warmup_ratio"),
     a("warmup_steps", "schedule.warmup_steps"),
     b("bf16", "compute", How::Switch("bf16", "f32")),
+    b("pure_bf16", "master_weights", How::Switch("none", "f32")),
     b("gradient_checkpointing", "activations", How::Switch("recompute", "keep")),
     a("output_dir", "out"),
     a("logging_steps", "log_every"),

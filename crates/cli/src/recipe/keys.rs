@@ -74,6 +74,11 @@ pub const KEYS: &[Key] = &[
     key("lora.target", Kind::Texts, "all-linear, or names of modules: q_proj, v_proj, …"),
     key("lora.init_from", Kind::OptionalText, "PEFT adapter directory to start from"),
     key("optimizer.name", Kind::Choice(&["adamw", "adam", "sgd"]), "update rule"),
+    key(
+        "optimizer.state",
+        Kind::Choice(&["f32", "bf16", "8bit"]),
+        "storage of the optimizer's moments; bf16 is rounded stochastically, 8bit is block-wise (Dettmers et al. 2022)",
+    ),
     key("optimizer.learning_rate", number(ABOVE_0, 1e3), "step size at its peak"),
     key("optimizer.weight_decay", number(0.0, 1e3), "decoupled for adamw, added to the gradient for adam and sgd"),
     key("optimizer.beta1", number(0.0, 0.999_999), "decay of the mean of gradients"),
@@ -97,10 +102,20 @@ pub const KEYS: &[Key] = &[
         "tokens that go through the model at once, in whole sequences: less takes less memory; 0: all of a batch",
     ),
     key("gradient_accumulation", count(1), "batches whose gradients are summed before an update"),
+    key(
+        "gradients",
+        Kind::Choice(&["accumulate", "update_now"]),
+        "add gradients up until the end of a step, or update each weight during the backward pass and keep none",
+    ),
     key("epochs", number(ABOVE_0, 1e6), "passes over the data; ignored where max_steps is set"),
     key("max_steps", Kind::OptionalCount { min: 1 }, "updates to do; nothing: epochs decide"),
     key("max_grad_norm", number(0.0, 1e30), "limit of the gradient's norm; 0 turns clipping off"),
     key("compute", Kind::Choice(&["f32", "bf16"]), "element type of activations and products"),
+    key(
+        "master_weights",
+        Kind::Choice(&["f32", "none"]),
+        "full tuning: weights of f32, or none but bf16 ones, rounded stochastically",
+    ),
     key(
         "activations",
         Kind::Choice(&["auto", "keep", "recompute"]),

@@ -1,6 +1,6 @@
 //! Recipes as people write them, every kind of fault, and mutated files.
 
-use ounce_spec::recipe::{Compute, Method, OptimizerName, ScheduleName};
+use ounce_spec::recipe::{Compute, Gradients, MasterWeights, Method, OptimizerName, ScheduleName, StateType};
 
 use super::*;
 
@@ -103,6 +103,48 @@ fn axolotl_and_trl_spellings_are_read() {
     assert_eq!((r.data.packing, r.data.loss_on_answers, r.max_steps), (false, false, None));
     assert_eq!((r.optimizer.name, r.schedule.name), (OptimizerName::Adamw, ScheduleName::Constant));
     assert_eq!((r.activations, r.compute), (ounce_spec::recipe::Activations::Recompute, Compute::F32));
+}
+
+#[test]
+fn optimizers_of_others_bring_the_storage_of_their_moments() {
+    for (text, name, state) in [
+        ("optim: adamw_8bit", OptimizerName::Adamw, StateType::Block8),
+        ("optimizer: paged_adamw_8bit", OptimizerName::Adamw, StateType::Block8),
+        ("optimizer: {name: sgd, state: bf16}", OptimizerName::Sgd, StateType::Bf16),
+        ("optim: adamw_torch", OptimizerName::Adamw, StateType::F32),
+    ] {
+        let optimizer = read(text).unwrap().recipe.optimizer;
+        assert_eq!((optimizer.name, optimizer.state), (name, state), "{text}");
+    }
+    assert_eq!(
+        faults("optim: adamw_bnb_8bit\noptimizer:\n  state: bf16\n"),
+        ["r.yaml:3: optimizer.state is set twice, first at r.yaml:1; keep one of the two"]
+    );
+    assert!(faults("optim: adafactor")[0].contains("must be one of adamw, adam, sgd"));
+}
+
+#[test]
+fn what_cannot_go_together_is_refused_with_what_to_set() {
+    assert_eq!(
+        faults("gradients: update_now\ngradient_accumulation: 4\n"),
+        [
+            "recipe: gradients: update_now keeps no gradients, so 4 batches cannot be added up; set \
+             gradient_accumulation: 1 (and a larger batch_size if memory allows), or gradients: accumulate",
+            "recipe: gradients: update_now changes weights before all gradients are known, so their norm cannot be limited \
+             to 1; set max_grad_norm: 0 to train without clipping, or gradients: accumulate",
+        ]
+    );
+    assert_eq!(
+        faults("pure_bf16: true"),
+        [
+            "recipe: master_weights: none is for method: full; adapters are f32, and the base model stays as it is stored; \
+          remove master_weights, or set method: full"
+        ]
+    );
+    let recipe = read("method: full\nmaster_weights: none\n").unwrap().recipe;
+    assert_eq!(recipe.master_weights, MasterWeights::None);
+    let recipe = read("gradients: update_now\nmax_grad_norm: 0\n").unwrap().recipe;
+    assert_eq!(recipe.gradients, Gradients::UpdateNow);
 }
 
 #[test]

@@ -1,33 +1,8 @@
 //! Dropout with a counter-based mask: the mask of an element depends on its key, row and column, not on who computes it.
 
 use crate::lanes::{Elem, L, Split, chunks_of, one_type, rows_per_chunk, simd_fn};
+use crate::random::{number, row_keys};
 use crate::{Cpu, In, Out};
-
-/// A bijective 64-bit mixer (the finaliser of SplitMix64, Steele et al. 2014).
-fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-/// Two 32-bit keys of a row. The odd constant separates neighbouring rows before they are mixed.
-fn row_keys(key: u64, row: u64) -> (u32, u32) {
-    let k = mix(mix(key) ^ row.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    (k as u32, (k >> 32) as u32)
-}
-
-/// A 32-bit random number for a column, from the keys of its row: two rounds of a bijective multiply-xorshift mixer
-/// with a key before each.
-#[inline(always)]
-fn random(keys: (u32, u32), col: u32) -> u32 {
-    let mut x = col ^ keys.0;
-    x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
-    x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
-    x = (x ^ (x >> 16)).wrapping_add(keys.1);
-    x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
-    x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
-    x ^ (x >> 16)
-}
 
 simd_fn! {
     /// One row: elements whose number is below `threshold` become zero, the others are multiplied by `scale`.
@@ -35,7 +10,7 @@ simd_fn! {
         for (j, (out, x)) in out.chunks_mut(L).zip(x.chunks(L)).enumerate() {
             let mut factor = [0.0f32; L];
             for i in 0..L {
-                let keep = random(keys, (j * L + i) as u32) >= threshold;
+                let keep = number(keys, (j * L + i) as u32) >= threshold;
                 factor[i] = if keep { scale } else { 0.0 };
             }
             // A NaN that is dropped must not survive as 0 · NaN.

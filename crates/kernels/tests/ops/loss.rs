@@ -1,6 +1,6 @@
 //! Cross-entropy, soft cap and optimizer steps.
 
-use ounce_kernels::{AdamW, Cpu, Isa};
+use ounce_kernels::{AdamW, Cpu, Isa, Out, Rounding, Sgd, Stored};
 
 use crate::{check, random, rows, wide, zip};
 
@@ -67,9 +67,19 @@ fn optimizer_steps() {
         check(&format!("adamw {n}"), 1.0, |cpu, _| {
             let (mut p, mut m, g) = (random(n, 1), random(n, 2), random(n, 4));
             let mut v: Vec<f32> = random(n, 3).iter().map(|x| x.abs()).collect();
-            let c = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, bias1: 0.19, bias2: 0.02 };
+            let c = AdamW {
+                lr: 0.01,
+                beta1: 0.9,
+                beta2: 0.99,
+                eps: 1e-8,
+                weight_decay: 0.1,
+                l2: 0.0,
+                bias1: 0.19,
+                bias2: 0.02,
+            };
             let before = (wide(&p), wide(&m), wide(&v));
-            cpu.adamw(&mut p, &mut m, &mut v, &g, 0.5, &c);
+            let moments = (Stored::F32(&mut m), Stored::F32(&mut v));
+            cpu.adamw(Out::F32(&mut p), moments.0, moments.1, &g, 0.5, &c, Rounding::default());
             let f = |x: f32| x as f64;
             let g: Vec<f64> = g.iter().map(|g| f(*g) * 0.5).collect();
             let m2 = zip([&before.1, &g], |[m, g]| f(c.beta1) * m + (1.0 - f(c.beta1)) * g);
@@ -85,7 +95,9 @@ fn optimizer_steps() {
                 let mut b = if momentum.is_some() { random(n, 3) } else { Vec::new() };
                 let (p0, b0) = (wide(&p), if b.is_empty() { vec![0.0; n] } else { wide(&b) });
                 let mu = momentum.unwrap_or(0.0);
-                cpu.sgd(&mut p, &mut b, &g, 0.5, 0.1, mu, nesterov, 0.01);
+                let stored = momentum.map(|_| Stored::F32(&mut b));
+                let c = Sgd { lr: 0.1, momentum: mu, nesterov, weight_decay: 0.01 };
+                cpu.sgd(Out::F32(&mut p), stored, &g, 0.5, &c, Rounding::default());
                 let g = zip([&wide(&g), &p0], |[g, p]| 0.5 * g + 0.01f32 as f64 * p);
                 let b2 = zip([&b0, &g], |[b, g]| mu as f64 * b + g);
                 let step = zip([&g, &b2], |[g, b]| if nesterov { g + mu as f64 * b } else { b });

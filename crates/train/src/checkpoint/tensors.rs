@@ -1,4 +1,4 @@
-//! Named f32 and byte tensors as safetensors, written piece by piece so that saving needs no second copy of them.
+//! Named f32, bf16 and byte tensors as safetensors, written piece by piece so that saving needs no second copy of them.
 //! Knows no file system and no model.
 
 use std::{
@@ -6,6 +6,7 @@ use std::{
     io::{self, Write},
 };
 
+use ounce_tensor::kernels::bf16;
 use safetensors::{
     SafeTensors,
     tensor::{Dtype, Metadata, TensorInfo},
@@ -24,7 +25,27 @@ pub struct Tensor<'a> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Data<'a> {
     F32(&'a [f32]),
+    Bf16(&'a [bf16]),
     U8(&'a [u8]),
+}
+
+/// As [`Data`], to be filled.
+#[derive(Debug)]
+pub enum DataMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [bf16]),
+    U8(&'a mut [u8]),
+}
+
+impl DataMut<'_> {
+    /// The same elements to read.
+    fn as_data(&self) -> Data<'_> {
+        match self {
+            DataMut::F32(values) => Data::F32(values),
+            DataMut::Bf16(values) => Data::Bf16(values),
+            DataMut::U8(values) => Data::U8(values),
+        }
+    }
 }
 
 /// Tensors that cannot be written, or are not what the reader needs: every problem, one sentence each.
@@ -35,13 +56,9 @@ pub struct TensorsError {
 }
 
 impl<'a> Tensor<'a> {
-    /// A flat tensor.
-    pub fn flat(name: impl Into<String>, values: &'a [f32]) -> Tensor<'a> {
-        Tensor { name: name.into(), shape: vec![values.len()], data: Data::F32(values) }
-    }
-
-    pub fn bytes(name: impl Into<String>, values: &'a [u8]) -> Tensor<'a> {
-        Tensor { name: name.into(), shape: vec![values.len()], data: Data::U8(values) }
+    /// A tensor of one dimension.
+    pub fn flat(name: impl Into<String>, data: Data<'a>) -> Tensor<'a> {
+        Tensor { name: name.into(), shape: vec![data.elements()], data }
     }
 }
 
@@ -49,20 +66,26 @@ impl Data<'_> {
     fn elements(&self) -> usize {
         match self {
             Data::F32(values) => values.len(),
+            Data::Bf16(values) => values.len(),
             Data::U8(values) => values.len(),
         }
     }
 
+    fn dtype(&self) -> Dtype {
+        match self {
+            Data::F32(_) => Dtype::F32,
+            Data::Bf16(_) => Dtype::BF16,
+            Data::U8(_) => Dtype::U8,
+        }
+    }
+
     fn info(&self, shape: &[usize], start: usize) -> TensorInfo {
-        let (dtype, bytes) = match self {
-            Data::F32(values) => (Dtype::F32, size_of_val(*values)),
-            Data::U8(values) => (Dtype::U8, values.len()),
-        };
-        TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (start, start + bytes) }
+        let bytes = self.elements() * self.dtype().bitsize() / 8;
+        TensorInfo { dtype: self.dtype(), shape: shape.to_vec(), data_offsets: (start, start + bytes) }
     }
 }
 
-/// Writes a safetensors file. f32 tensors come first, so that each lies at a multiple of its element size.
+/// Writes a safetensors file. Wider elements come first, so that each tensor lies at a multiple of its element size.
 ///
 /// # Errors
 /// Of `out`; [`io::ErrorKind::InvalidInput`] with a [`TensorsError`] when a name occurs twice or a shape does not fit.
@@ -81,7 +104,7 @@ pub fn write(out: &mut dyn Write, tensors: &[Tensor]) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, TensorsError { problems }));
     }
     let mut order: Vec<&Tensor> = tensors.iter().collect();
-    order.sort_by_key(|tensor| matches!(tensor.data, Data::U8(_)));
+    order.sort_by_key(|tensor| std::cmp::Reverse(tensor.data.dtype().bitsize()));
     let mut end = 0;
     let infos = order.iter().map(|tensor| {
         let info = tensor.data.info(&tensor.shape, end);
@@ -99,6 +122,13 @@ pub fn write(out: &mut dyn Write, tensors: &[Tensor]) -> io::Result<()> {
         match tensor.data {
             Data::U8(values) => out.write_all(values)?,
             Data::F32(values) => {
+                for chunk in values.chunks(1 << 14) {
+                    piece.clear();
+                    piece.extend(chunk.iter().flat_map(|x| x.to_le_bytes()));
+                    out.write_all(&piece)?;
+                }
+            }
+            Data::Bf16(values) => {
                 for chunk in values.chunks(1 << 14) {
                     piece.clear();
                     piece.extend(chunk.iter().flat_map(|x| x.to_le_bytes()));
@@ -135,30 +165,22 @@ impl Tensors<'_> {
         names
     }
 
-    /// The elements of an f32 tensor; `None` if there is none of that name and type.
-    pub fn f32(&self, name: &str) -> Option<Vec<f32>> {
-        let view = self.tensors.tensor(name).ok().filter(|view| view.dtype() == Dtype::F32)?;
-        Some(view.data().chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect())
-    }
-
-    /// The elements of a byte tensor; `None` if there is none of that name and type.
-    pub fn u8(&self, name: &str) -> Option<&[u8]> {
-        self.tensors.tensor(name).ok().filter(|view| view.dtype() == Dtype::U8).map(|view| view.data())
-    }
-
-    /// Copies f32 tensors into slices that are already there, such as parameters and optimizer state. Nothing is changed
-    /// unless all of them fit.
+    /// Copies tensors into slices that are already there, such as parameters and optimizer state. Nothing is changed unless
+    /// all of them fit.
     ///
     /// # Errors
     /// Every tensor that is missing, of another type or of another length.
-    pub fn fill(&self, into: &mut [(String, &mut [f32])]) -> Result<(), TensorsError> {
+    pub fn fill(&self, into: &mut [(String, DataMut)]) -> Result<(), TensorsError> {
         let mut problems = vec![];
         for (name, values) in &*into {
+            let want = values.as_data();
             match self.tensors.tensor(name) {
                 Err(_) => problems.push(format!("{name}: missing")),
-                Ok(view) if view.dtype() != Dtype::F32 => problems.push(format!("{name}: {:?}, not F32", view.dtype())),
-                Ok(view) if view.data().len() != size_of_val(*values) => {
-                    problems.push(format!("{name}: file has {:?}, the run needs {}", view.shape(), values.len()));
+                Ok(view) if view.dtype() != want.dtype() => {
+                    problems.push(format!("{name}: {:?}, not {:?}", view.dtype(), want.dtype()));
+                }
+                Ok(view) if view.shape().iter().product::<usize>() != want.elements() => {
+                    problems.push(format!("{name}: file has {:?}, the run needs {}", view.shape(), want.elements()));
                 }
                 Ok(_) => {}
             }
@@ -168,8 +190,19 @@ impl Tensors<'_> {
         }
         for (name, values) in into {
             let Ok(view) = self.tensors.tensor(name) else { continue };
-            for (value, x) in values.iter_mut().zip(view.data().chunks_exact(4)) {
-                *value = f32::from_le_bytes([x[0], x[1], x[2], x[3]]);
+            let bytes = view.data();
+            match values {
+                DataMut::F32(values) => {
+                    for (value, x) in values.iter_mut().zip(bytes.as_chunks().0) {
+                        *value = f32::from_le_bytes(*x);
+                    }
+                }
+                DataMut::Bf16(values) => {
+                    for (value, x) in values.iter_mut().zip(bytes.as_chunks().0) {
+                        *value = bf16::from_le_bytes(*x);
+                    }
+                }
+                DataMut::U8(values) => values.copy_from_slice(bytes),
             }
         }
         Ok(())
@@ -191,13 +224,20 @@ mod tests {
     #[test]
     fn all_problems_are_reported() {
         let values = [1.0, 2.0, 3.0];
-        let twice = [Tensor::flat("a", &values), Tensor { shape: vec![2, 2], ..Tensor::flat("a", &values) }];
+        let twice = [
+            Tensor::flat("a", Data::F32(&values)),
+            Tensor { shape: vec![2, 2], ..Tensor::flat("a", Data::F32(&values)) },
+        ];
         let error = write(&mut io::sink(), &twice).unwrap_err();
         assert_eq!(error.to_string(), "a: two tensors of this name; a: 3 elements do not fill the shape [2, 2]");
 
-        let bytes = to_bytes(&[Tensor::flat("a", &values), Tensor::bytes("b", &[1])]);
-        let (mut a, mut b, mut c) = ([0.0; 2], [0.0; 1], [0.0; 1]);
-        let mut into = [("a".to_string(), &mut a[..]), ("b".into(), &mut b), ("c".into(), &mut c)];
+        let bytes = to_bytes(&[Tensor::flat("a", Data::F32(&values)), Tensor::flat("b", Data::U8(&[1]))]);
+        let (mut a, mut b, mut c) = ([0.0; 2], [0.0; 1], [0; 1]);
+        let mut into = [
+            ("a".to_string(), DataMut::F32(&mut a)),
+            ("b".into(), DataMut::F32(&mut b)),
+            ("c".into(), DataMut::U8(&mut c)),
+        ];
         let error = parse(&bytes).unwrap().fill(&mut into).unwrap_err();
         assert_eq!(error.problems, ["a: file has [3], the run needs 2", "b: U8, not F32", "c: missing"]);
         assert!(parse(&bytes[..20]).is_err());
@@ -207,25 +247,36 @@ mod tests {
         #[test]
         fn tensors_read_back_bit_for_bit(
             floats in prop::collection::btree_map("f[a-z.]{0,8}", prop::collection::vec(any::<u32>(), 0..40), 0..5),
+            halves in prop::collection::btree_map("h[a-z.]{0,8}", prop::collection::vec(any::<u16>(), 0..40), 0..5),
             bytes in prop::collection::btree_map("b[a-z\"é]{0,8}", prop::collection::vec(any::<u8>(), 0..40), 0..5),
         ) {
             let floats: Vec<(String, Vec<f32>)> =
                 floats.into_iter().map(|(n, v)| (n, v.into_iter().map(f32::from_bits).collect())).collect();
-            let mut tensors: Vec<Tensor> = bytes.iter().map(|(n, v)| Tensor::bytes(n, v)).collect();
-            tensors.extend(floats.iter().map(|(n, v)| Tensor { shape: vec![1, v.len()], ..Tensor::flat(n, v) }));
+            let halves: Vec<(String, Vec<bf16>)> =
+                halves.into_iter().map(|(n, v)| (n, v.into_iter().map(bf16::from_bits).collect())).collect();
+            let mut tensors: Vec<Tensor> = bytes.iter().map(|(n, v)| Tensor::flat(n, Data::U8(v))).collect();
+            tensors.extend(halves.iter().map(|(n, v)| Tensor::flat(n, Data::Bf16(v))));
+            tensors.extend(floats.iter().map(|(n, v)| Tensor { shape: vec![1, v.len()], ..Tensor::flat(n, Data::F32(v)) }));
             let file = to_bytes(&tensors);
             let read = parse(&file).unwrap();
             prop_assert_eq!(read.names().len(), tensors.len());
             for (name, values) in &floats {
                 let mut filled = vec![0.0; values.len()];
-                read.fill(&mut [(name.clone(), &mut filled)]).unwrap();
+                read.fill(&mut [(name.clone(), DataMut::F32(&mut filled))]).unwrap();
                 let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 prop_assert_eq!(bits(&filled), bits(values));
-                prop_assert_eq!(bits(&read.f32(name).unwrap()), bits(values));
+                prop_assert!(read.fill(&mut [(name.clone(), DataMut::U8(&mut []))]).is_err());
+            }
+            for (name, values) in &halves {
+                let mut filled = vec![bf16::ONE; values.len()];
+                read.fill(&mut [(name.clone(), DataMut::Bf16(&mut filled))]).unwrap();
+                let bits = |v: &[bf16]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                prop_assert_eq!(bits(&filled), bits(values));
             }
             for (name, values) in &bytes {
-                prop_assert_eq!(read.u8(name).unwrap(), &values[..]);
-                prop_assert!(read.f32(name).is_none());
+                let mut filled = vec![0; values.len()];
+                read.fill(&mut [(name.clone(), DataMut::U8(&mut filled))]).unwrap();
+                prop_assert_eq!(&filled, values);
             }
         }
     }

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ounce_data::{Batches, Settings, Tokenized};
 use ounce_model::{Model, adapters::lora};
+use ounce_optim::Buffer;
 use ounce_spec::Event;
-use ounce_spec::recipe::{Compute, Method, OptimizerName, Recipe};
-use ounce_tensor::kernels::Cpu;
+use ounce_spec::recipe::{Compute, Gradients, MasterWeights, Method, OptimizerName, Recipe, StateType};
+use ounce_tensor::kernels::{Cpu, In};
 use ounce_tensor::{Device, Elem};
 use ounce_train::report::{METRICS, Metrics};
 use ounce_train::vfs::Vfs;
@@ -19,8 +20,8 @@ pub const MAX_LENGTH: usize = 24;
 /// Of every run here, unless a test wants another.
 pub const HASH: &str = "the recipe and the data";
 
-pub fn model_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama")
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
 }
 
 /// A directory for a run, in memory where the system has such a place: what survives a power cut is tested elsewhere, and
@@ -43,6 +44,8 @@ pub struct Case {
     pub valid: usize,
     /// Blocks recompute their activations.
     pub recompute: bool,
+    /// The golden model; another vocabulary must be no smaller.
+    pub golden: &'static str,
 }
 
 impl Case {
@@ -54,7 +57,7 @@ impl Case {
         recipe.lora.dropout = 0.2;
         recipe.optimizer.learning_rate = 1e-2;
         recipe.compute = Compute::F32;
-        Case { name: "lora", recipe, valid: 0, recompute: false }
+        Case { name: "lora", recipe, valid: 0, recompute: false, golden: "llama" }
     }
 
     pub fn full() -> Case {
@@ -86,17 +89,42 @@ impl Case {
         self
     }
 
+    /// Updates during the backward pass, which excludes clipping.
+    pub fn update_now(mut self, name: &'static str) -> Case {
+        (self.recipe.gradients, self.recipe.max_grad_norm) = (Gradients::UpdateNow, 0.0);
+        self.named(name)
+    }
+
+    /// No f32 copy of any matrix.
+    pub fn pure_bf16(mut self, name: &'static str) -> Case {
+        self.recipe.master_weights = MasterWeights::None;
+        self.bf16(name)
+    }
+
+    /// Adapters so wide that their matrices are not among the small ones.
+    pub fn wide(mut self) -> Case {
+        self.recipe.lora.rank = 200;
+        self
+    }
+
+    pub fn state(mut self, state: StateType, name: &'static str) -> Case {
+        self.recipe.optimizer.state = state;
+        self.named(name)
+    }
+
     pub fn trainer(&self, device: &Device) -> Trainer {
         let recipe = &self.recipe;
-        let checkpoint = ounce_formats::open(&model_dir()).unwrap();
+        let checkpoint = ounce_formats::open(&golden(self.golden)).unwrap();
         let mut model = Model::load(device, &checkpoint, MAX_LENGTH).unwrap();
+        let masters = if recipe.master_weights == MasterWeights::None { Elem::Bf16 } else { Elem::F32 };
         let trained = match recipe.method {
-            Method::Full => model.make_dense(device),
+            Method::Full => model.make_dense(device, masters),
             Method::Lora => lora::attach(&mut model, device, &recipe.lora, recipe.seed).unwrap(),
         };
         let elem = if recipe.compute == Compute::F32 { Elem::F32 } else { Elem::Bf16 };
         let keep = vec![!self.recompute; model.family.blocks()];
-        Trainer::new(device, model, trained, ounce_optim::from_recipe(&recipe.optimizer), elem, &keep, recipe.seed)
+        let optimizer = ounce_optim::from_recipe(&recipe.optimizer);
+        Trainer::new(device, model, trained, optimizer, recipe.gradients, elem, &keep, recipe.seed)
     }
 
     pub fn batches(&self) -> Batches {
@@ -163,6 +191,14 @@ pub fn sequences(count: usize, seed: u64) -> Vec<Tokenized> {
         .collect()
 }
 
+fn bits(values: Buffer) -> Vec<u32> {
+    match values {
+        Buffer::F32(values) => values.iter().map(|v| v.to_bits()).collect(),
+        Buffer::Bf16(values) => values.iter().map(|v| v.to_bits().into()).collect(),
+        Buffer::U8(values) => values.iter().map(|&v| v.into()).collect(),
+    }
+}
+
 /// What a run leaves: equal only if every bit is.
 #[derive(Clone, PartialEq)]
 pub struct Left {
@@ -170,17 +206,23 @@ pub struct Left {
     pub state: Vec<(String, Vec<u32>)>,
     /// Step and loss of the log, as bits.
     pub losses: Vec<(usize, u64)>,
+    pub norms: Vec<u64>,
     pub evals: Vec<(usize, u64, bool)>,
 }
 
 impl Left {
     pub fn of(trainer: &Trainer, dir: &Path) -> Left {
-        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect();
         let name = |p| trainer.model.params[p].name.clone();
-        let params = trainer.trained.iter().map(|&p| (name(p), bits(trainer.values(p)))).collect();
+        let values = |p| match trainer.tensor(p).input() {
+            In::F32(values) => bits(Buffer::F32(values)),
+            In::Bf16(values) => bits(Buffer::Bf16(values)),
+        };
+        let params = trainer.trained.iter().map(|&p| (name(p), values(p))).collect();
         let states = trainer.trained.iter().zip(&trainer.states);
         let state = states
-            .flat_map(|(&p, s)| s.buffers().map(move |(buffer, v)| (format!("{}.{buffer}", name(p)), bits(v))))
+            .flat_map(|(&p, s)| {
+                s.buffers().into_iter().map(move |(buffer, v)| (format!("{}.{buffer}", name(p)), bits(v)))
+            })
             .collect();
         let log = Metrics::read(&dir.join(METRICS)).unwrap();
         assert_eq!(log.skipped, []);
@@ -188,6 +230,7 @@ impl Left {
             params,
             state,
             losses: log.steps.iter().map(|s| (s.step, s.loss.to_bits())).collect(),
+            norms: log.steps.iter().map(|s| s.grad_norm.to_bits()).collect(),
             evals: log.evals.iter().map(|e| (e.step, e.loss.to_bits(), e.best)).collect(),
         }
     }

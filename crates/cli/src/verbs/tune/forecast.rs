@@ -20,7 +20,7 @@ const SAMPLE: usize = 24;
 /// Forecasts and chooses; refuses what cannot fit into `limit_bytes` (nothing: what this process may use).
 pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<usize>) -> Result<Plan> {
     let (sample, mean_tokens, sequences) = sample(prepared);
-    let parts = sample.iter().flat_map(|b| b.parts(recipe.micro_batch_tokens));
+    let parts = sample.iter().flat_map(|b| b.parts(setup::micro_batch_tokens(recipe)));
     let rows = parts.map(|p| p.tokens()).max().unwrap_or(1);
     let elem = if recipe.compute == Compute::Bf16 { Elem::Bf16 } else { Elem::F32 };
     let rank = if recipe.method == Method::Lora { recipe.lora.rank } else { 0 };
@@ -122,6 +122,10 @@ fn refused(error: DoesNotFit) -> CliError {
     }
     if m.gradients_bytes + m.optimizer_bytes > m.total_bytes / 2 {
         out = out.help("train adapters instead of all weights: --method lora");
+        out = out.help(
+            "or keep less for each weight: --optimizer-state 8bit, --gradients update_now --set max_grad_norm=0, \
+             --master-weights none",
+        );
     }
     if m.activations_bytes > m.total_bytes / 4 {
         out = out.help("fewer tokens at a time: --batch-size 1 --gradient-accumulation 4, or a smaller --max-length");

@@ -10,8 +10,10 @@ use ounce_formats::save::{Info, WriteError};
 use ounce_formats::{Kind, TensorData, Tensors};
 use ounce_model::Model;
 use ounce_model::adapters::lora;
+use ounce_spec::Recipe;
 use ounce_spec::recipe::Method;
-use ounce_spec::{DType, Recipe};
+use ounce_tensor::Weight;
+use ounce_tensor::kernels::In;
 
 use super::setup::Target;
 use crate::codes;
@@ -76,14 +78,14 @@ fn write_model(dir: &Path, target: &Target, model: &Model) -> Result<String> {
     let mut tensors = Tensors::new();
     for (_, param) in model.params.iter() {
         let Some(original) = checkpoint.tensors.get(&param.name) else { continue };
-        tensors.insert(param.name.clone(), TensorData::from_f32(original.shape.clone(), param.weight.vector()));
+        tensors.insert(param.name.clone(), as_trained(original.shape.clone(), &param.weight));
     }
     match (checkpoint.kind, &checkpoint.gguf) {
         (Kind::Gguf, Some(metadata)) => {
             let path = dir.join("model.gguf");
             let infos: Vec<Info> = tensors
                 .iter()
-                .map(|(name, t)| Info { name: name.into(), dtype: DType::F32, shape: t.shape.clone() })
+                .map(|(name, t)| Info { name: name.into(), dtype: t.dtype, shape: t.shape.clone() })
                 .collect();
             let export =
                 gguf::export(&checkpoint.config, &checkpoint.generation, &infos, metadata).map_err(|problems| {
@@ -104,6 +106,17 @@ fn write_model(dir: &Path, target: &Target, model: &Model) -> Result<String> {
             hf::write_tensors(dir, &checkpoint.config, &tensors, &companions).map_err(write_error)?;
             Ok(dir.display().to_string())
         }
+    }
+}
+
+/// The bits that were trained: f32, or bf16 where there were no master weights.
+fn as_trained(shape: Vec<usize>, weight: &Weight) -> TensorData {
+    match weight {
+        Weight::Dense(t) => match t.input() {
+            In::F32(values) => TensorData::from_f32(shape, values),
+            In::Bf16(values) => TensorData::from_bf16(shape, values),
+        },
+        Weight::Stored { .. } => unreachable!("full tuning makes all weights dense"),
     }
 }
 

@@ -5,7 +5,7 @@ use ounce_formats::{Checkpoint, Kind, peft};
 use ounce_model::adapters::lora;
 use ounce_model::{LoadError, Model};
 use ounce_spec::Recipe;
-use ounce_spec::recipe::{Activations, Compute, Method};
+use ounce_spec::recipe::{Activations, Compute, Gradients, MasterWeights, Method};
 use ounce_tensor::kernels::Cpu;
 use ounce_tensor::{Device, Elem, ParamId};
 use ounce_train::Trainer;
@@ -122,8 +122,12 @@ pub fn build(device: &Device, checkpoint: &Checkpoint, recipe: &Recipe) -> Resul
     let bad_model =
         |e| CliError::of(&codes::MODEL, &e).help("supported families: llama, mistral, qwen2, qwen3, gemma3, gpt2");
     let mut model = Model::load(device, checkpoint, recipe.data.max_length).map_err(bad_model)?;
+    let masters = match recipe.master_weights {
+        MasterWeights::F32 => Elem::F32,
+        MasterWeights::None => Elem::Bf16,
+    };
     let trained = match recipe.method {
-        Method::Full => model.make_dense(device),
+        Method::Full => model.make_dense(device, masters),
         Method::Lora => attach(device, &mut model, recipe)?,
     };
     let elem = match recipe.compute {
@@ -132,9 +136,17 @@ pub fn build(device: &Device, checkpoint: &Checkpoint, recipe: &Recipe) -> Resul
     };
     let keep = vec![recipe.activations != Activations::Recompute; model.family.blocks()];
     let optimizer = ounce_optim::from_recipe(&recipe.optimizer);
-    let mut trainer = Trainer::new(device, model, trained, optimizer, elem, &keep, recipe.seed);
-    trainer.set_micro_batch(recipe.micro_batch_tokens);
+    let mut trainer = Trainer::new(device, model, trained, optimizer, recipe.gradients, elem, &keep, recipe.seed);
+    trainer.set_micro_batch(micro_batch_tokens(recipe));
     Ok(trainer)
+}
+
+/// Tokens that go through the model at once; 0: a whole batch. Gradients that are used at once cannot be those of a part.
+pub fn micro_batch_tokens(recipe: &Recipe) -> usize {
+    match recipe.gradients {
+        Gradients::Accumulate => recipe.micro_batch_tokens,
+        Gradients::UpdateNow => 0,
+    }
 }
 
 fn attach(device: &Device, model: &mut Model, recipe: &Recipe) -> Result<Vec<ParamId>> {
