@@ -1,4 +1,5 @@
-//! Quantised weights times activations rounded to int8, for decoding: the weights are read once, as they are stored.
+//! Quantised weights times activations rounded to int8, for decoding: the weights are read once, as they are stored. Where they
+//! have been laid out for it, `int8_rows` is faster.
 //!
 //! Every format is a set of unsigned levels `u` with a scale and an offset for each 16 or 32 weights, so a dot product
 //! is `Σ scale·dx·(u · q) + Σ offset·dx·Σq`: the first sum is integer products, the second one number a sub-block.
@@ -11,9 +12,8 @@ use crate::{Isa, Pool, f16};
 pub(super) const TOGETHER: usize = 8;
 /// Weights that one task reads, about, in bytes: enough to pay for taking it, little enough to share evenly.
 const TASK_BYTES: usize = 48 << 10;
-/// Rows whose block heads (scale and minimum) are collected before they are used: read at once, the narrow stores that
-/// collected them would not have arrived yet and the wide load would wait.
-pub(super) const HEADS_OF: usize = 8;
+/// Rows of weights whose sums are made before they are stored.
+pub(super) const GROUP: usize = 8;
 
 /// One row of activations in int8. All lengths are for `k` rounded up to a multiple of 512, the rest zero.
 #[derive(Clone, Copy)]
@@ -70,27 +70,18 @@ pub(super) fn nt(
             pool.run(n.div_ceil(rows_per_task), |task, _| {
                 let per_row = k / format.block_len();
                 let end = n.min((task + 1) * rows_per_task);
-                scratch::with(Slot::Local, HEADS_OF * per_row * 4, |heads| {
-                    for j0 in (task * rows_per_task..end).step_by(HEADS_OF) {
-                        let count = HEADS_OF.min(end - j0);
-                        let blocks = &blocks[j0 * w_row..][..count * w_row];
-                        // SAFETY: the buffer holds the heads of `HEADS_OF` rows; `u32` allows any bits.
-                        let heads = unsafe { std::slice::from_raw_parts_mut(heads.cast::<u32>(), count * per_row) };
-                        if format.block_len() == 32 {
-                            for (head, block) in heads.iter_mut().zip(blocks.chunks_exact(format.block_bytes())) {
-                                *head = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-                            }
-                        }
-                        let mut dots = [[0f32; TOGETHER]; HEADS_OF];
-                        rows_dots(isa, &mut dots, format, blocks, heads, per_row, rows);
-                        for (j, dots) in dots.iter().enumerate().take(count) {
-                            for (i, dot) in dots.iter().enumerate().take(here) {
-                                // SAFETY: element (m0 + i, j0 + j) is inside `out`; each task writes its own columns.
-                                unsafe { *out.get().add((m0 + i) * n + j0 + j) = *dot };
-                            }
+                for j0 in (task * rows_per_task..end).step_by(GROUP) {
+                    let count = GROUP.min(end - j0);
+                    let blocks = &blocks[j0 * w_row..][..count * w_row];
+                    let mut dots = [[0f32; TOGETHER]; GROUP];
+                    rows_dots(isa, &mut dots, format, blocks, per_row, rows);
+                    for (j, dots) in dots.iter().enumerate().take(count) {
+                        for (i, dot) in dots.iter().enumerate().take(here) {
+                            // SAFETY: element (m0 + i, j0 + j) is inside `out`; each task writes its own columns.
+                            unsafe { *out.get().add((m0 + i) * n + j0 + j) = *dot };
                         }
                     }
-                });
+                }
             });
         });
     }
@@ -109,25 +100,18 @@ impl Apart {
 /// Some rows of weights with all rows of activations: `out[weight row][activation row]`.
 fn rows_dots(
     isa: Isa,
-    out: &mut [[f32; TOGETHER]; HEADS_OF],
+    out: &mut [[f32; TOGETHER]; GROUP],
     format: QuantFormat,
     blocks: &[u8],
-    heads: &[u32],
     per_row: usize,
     rows: &[Row],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Bf16 {
-        let w = super::int8_avx512::Weights { format, blocks, heads, per_row };
+    if matches!(isa, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16) {
         // SAFETY: `isa` is only made for what the processor has; the rows are as long as the weights', padded.
-        return unsafe { super::int8_avx512::rows_dots(out, w, rows) };
-    }
-    #[cfg(target_arch = "x86_64")]
-    if matches!(isa, Isa::Avx2 | Isa::Avx512) {
-        // SAFETY: as above.
         return unsafe { super::int8_avx2::rows_dots(out, format, blocks, per_row, rows) };
     }
-    let _ = (isa, heads);
+    let _ = isa;
     for (out, blocks) in out.iter_mut().zip(blocks.chunks_exact(per_row * format.block_bytes())) {
         // SAFETY: the rows are as long as the blocks need.
         unsafe { row_dots_lanes(&mut out[..rows.len()], format, blocks, rows) }

@@ -4,7 +4,7 @@
 //! `maddubs` adds pairs of byte products in 16 bits, where 2·63·127 fits: levels of up to six bits multiply as they are. The
 //! bytes of Q8_0 are signed and have no offset: the weight gives its size and the activation takes its sign (2·128·127 fits).
 
-use super::int8::{HEADS_OF, Row, TOGETHER};
+use super::int8::{GROUP, Row, TOGETHER};
 use crate::QuantFormat;
 use std::arch::x86_64::*;
 
@@ -21,14 +21,14 @@ const Q6_K: u8 = 7;
 /// Sub-blocks of 32 weights whose scales are made together: one block of the formats of 256.
 const STRETCH: usize = 8;
 
-/// Some rows of weights (at most [`HEADS_OF`]) of `per_row` blocks with all `rows` of activations: the sum of weight row `j`
+/// Some rows of weights (at most [`GROUP`]) of `per_row` blocks with all `rows` of activations: the sum of weight row `j`
 /// and activation row `i` goes to `[j][i]`.
 ///
 /// # Safety
 /// The processor has AVX2, FMA and F16C; each of `rows` is as long as a row of weights, padded to 512.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn rows_dots(
-    out: &mut [[f32; TOGETHER]; HEADS_OF],
+    out: &mut [[f32; TOGETHER]; GROUP],
     format: QuantFormat,
     blocks: &[u8],
     per_row: usize,

@@ -12,8 +12,6 @@ mod gemm;
 mod int8;
 #[cfg(target_arch = "x86_64")]
 mod int8_avx2;
-#[cfg(target_arch = "x86_64")]
-mod int8_avx512;
 mod int8_rows;
 #[cfg(target_arch = "x86_64")]
 mod int8_vnni;
