@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use ounce_engine::sampler::SamplingParams;
-use ounce_engine::{Engine, Finish, Refusal, Request, Settings, TextStream};
+use ounce_engine::{Engine, Failure, Finish, Refusal, Request, Settings, TextStream};
 use ounce_formats::template::{ChatTemplate, RenderOptions};
-use ounce_formats::{peft, prompt};
+use ounce_formats::{TensorData, peft, prompt};
 use ounce_model::Model;
 use ounce_model::adapters::lora;
+use ounce_plan::probe;
 use ounce_spec::model::GenerationConfig;
 use ounce_tensor::Device;
 use ounce_tensor::kernels::Cpu;
@@ -18,6 +19,7 @@ use crate::codes;
 use crate::error::{CliError, Result};
 use crate::flags::talk::Model as ModelFlags;
 use crate::model::{self, Text};
+use crate::output::units;
 use crate::verbs::Context;
 
 pub struct Speaker {
@@ -64,6 +66,17 @@ impl Speaker {
         model.config.eos_token_id = text.tokenizer.eos_ids().to_vec();
         if let Some(dir) = &flags.adapter {
             attach(&mut model, &device, dir)?;
+        }
+        let limit = flags.mem.unwrap_or_else(probe::usable_memory_bytes);
+        let weights: usize = checkpoint.tensors.iter().map(|(_, t)| held_bytes(t, flags.exact)).sum();
+        let need = ounce_train::resident::bytes() + weights + cache_bytes(&model, slots);
+        if need > limit {
+            model.stream(&device, &checkpoint).map_err(|e| CliError::of(&codes::READ, &e))?;
+            context.out.note(format!(
+                "{} would be needed and {} may be used: the weights are read from disk for every step",
+                units::bytes(need),
+                units::bytes(limit)
+            ));
         }
         let settings = Settings { slots, context: flags.context, int8: !flags.exact, ..Settings::default() };
         let engine = Engine::new(&device, model, settings);
@@ -124,7 +137,10 @@ impl Speaker {
                 interrupted = !show(&piece.text);
                 !stopped && !interrupted
             })
-            .map_err(refusal)?;
+            .map_err(|e| match e {
+                Failure::Refused(e) => refusal(e),
+                Failure::Read(e) => CliError::of(&codes::READ, &e),
+            })?;
         if !stopped {
             let rest = decoder.borrow_mut().finish();
             let _ = show(&stream.finish(rest).text);
@@ -143,6 +159,17 @@ impl Speaker {
             rest_s: first.elapsed().as_secs_f64(),
         })
     }
+}
+
+/// Memory for a tensor: its bytes, and those of quantised ones once more, laid out for int8 products.
+fn held_bytes(tensor: &TensorData, exact: bool) -> usize {
+    if tensor.dtype.is_quantized() && !exact { 2 * tensor.bytes.len() } else { tensor.bytes.len() }
+}
+
+/// Keys and values of `slots` full conversations, f32.
+fn cache_bytes(model: &Model, slots: usize) -> usize {
+    let config = &model.config;
+    8 * config.num_hidden_layers * slots * model.context * config.num_key_value_heads * config.head_dim
 }
 
 fn attach(model: &mut Model, device: &Device, dir: &str) -> Result<()> {

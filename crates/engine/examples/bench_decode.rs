@@ -64,7 +64,8 @@ fn answer(engine: &mut Engine, prompt: Vec<u32>, max_tokens: usize) -> Vec<f64> 
     engine.submit(Request { prompt, params }).unwrap_or_else(|e| panic!("{e}"));
     let mut times = Vec::new();
     while !engine.is_idle() {
-        let tokens = engine.step().iter().filter(|o| matches!(o, Output::Token { .. })).count();
+        let outputs = engine.step().unwrap_or_else(|e| panic!("{e}"));
+        let tokens = outputs.iter().filter(|o| matches!(o, Output::Token { .. })).count();
         times.extend(std::iter::repeat_n(started.elapsed().as_secs_f64(), tokens));
     }
     times

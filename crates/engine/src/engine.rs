@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use ounce_model::{Kv, Model};
-use ounce_tensor::{Device, Elem};
+use ounce_tensor::{Device, Elem, ReadError};
 
 use crate::sampler::Sampler;
 use crate::sequence::{Finish, Output, Request, SeqId, Sequence};
@@ -40,6 +40,16 @@ pub enum Refusal {
     TooLong { prompt: usize, context: usize },
     #[error("the prompt has token {token}, but the vocabulary ends at {vocab}")]
     Token { token: u32, vocab: usize },
+}
+
+/// A request that was not answered.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Streamed weights that could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 pub struct Engine {
@@ -115,12 +125,12 @@ impl Engine {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// Schedules, runs the model once, accepts.
-    pub fn step(&mut self) -> Vec<Output> {
+    /// Schedules, runs the model once, accepts. After a failure everything stands where it stood before the step.
+    pub fn step(&mut self) -> Result<Vec<Output>, ReadError> {
         self.admit();
         let parts = self.schedule();
         if parts.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let slices: Vec<(usize, &[u32])> = parts
             .iter()
@@ -138,6 +148,11 @@ impl Engine {
             }
         }
         let logits = self.model.infer(&self.device, &rows, &mut self.kv, &wanted, self.settings.int8);
+        let logits = logits.inspect_err(|_| {
+            for &(i, _) in &parts {
+                self.kv.truncate(self.running[i].slot, self.running[i].cached);
+            }
+        })?;
         for &(i, n) in &parts {
             let sequence = &mut self.running[i];
             self.memory[sequence.slot].extend_from_slice(&sequence.tokens[sequence.cached..][..n]);
@@ -156,16 +171,17 @@ impl Engine {
             out.push(Output::Finished { id: self.running[i].id, reason });
             self.retire(i);
         }
-        out
+        Ok(out)
     }
 
     /// Runs one request to its end. `on_step` gets the token of each step, or nothing after a step that read a part of a long
     /// prompt, and ends the request by returning false.
-    pub fn run(&mut self, request: Request, mut on_step: impl FnMut(Option<u32>) -> bool) -> Result<Finish, Refusal> {
+    pub fn run(&mut self, request: Request, mut on_step: impl FnMut(Option<u32>) -> bool) -> Result<Finish, Failure> {
         let id = self.submit(request)?;
         loop {
             let (mut token, mut finish) = (None, None);
-            for output in self.step() {
+            let outputs = self.step().inspect_err(|_| self.cancel(id))?;
+            for output in outputs {
                 match output {
                     Output::Token { id: of, token: chosen, .. } if of == id => token = Some(chosen),
                     Output::Finished { id: of, reason } if of == id => finish = Some(reason),

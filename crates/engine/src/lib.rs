@@ -9,6 +9,6 @@ pub mod sampler;
 mod sequence;
 mod text;
 
-pub use engine::{Engine, Refusal, Settings};
+pub use engine::{Engine, Failure, Refusal, Settings};
 pub use sequence::{Finish, Output, Request, SeqId};
 pub use text::{Piece, TextStream};

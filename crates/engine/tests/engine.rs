@@ -39,7 +39,7 @@ fn answers(engine: &mut Engine, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let ids: Vec<SeqId> = prompts.iter().map(|p| engine.submit(request(p, 12)).unwrap()).collect();
     let mut out = vec![Vec::new(); ids.len()];
     while !engine.is_idle() {
-        for output in engine.step() {
+        for output in engine.step().unwrap() {
             if let Output::Token { id, token, .. } = output {
                 out[ids.iter().position(|i| *i == id).unwrap()].push(token);
             }
@@ -96,13 +96,13 @@ fn sequences_end_at_their_limit_and_at_the_end_of_the_context() {
         tokens += usize::from(token.is_some());
         true
     });
-    assert_eq!((finish, tokens), (Ok(Finish::Length), 5));
+    assert_eq!((finish.unwrap(), tokens), (Finish::Length, 5));
     tokens = 0;
     let finish = engine.run(request(&[1, 2, 3], 500), |token| {
         tokens += usize::from(token.is_some());
         true
     });
-    assert_eq!((finish, tokens), (Ok(Finish::Length), 13));
+    assert_eq!((finish.unwrap(), tokens), (Finish::Length, 13));
 }
 
 /// Whoever waits for a long prompt may end it before its first token.
@@ -114,7 +114,7 @@ fn a_prompt_can_be_broken_off_between_its_chunks() {
         seen.push(token);
         seen.len() < 3
     });
-    assert_eq!((finish, seen), (Ok(Finish::Stop), vec![None; 3]));
+    assert_eq!((finish.unwrap(), seen), (Finish::Stop, vec![None; 3]));
     assert!(engine.is_idle());
 }
 
@@ -124,4 +124,42 @@ fn impossible_requests_are_refused_with_their_numbers() {
     assert_eq!(engine.submit(request(&[], 5)), Err(Refusal::Empty));
     assert_eq!(engine.submit(request(&[1; 16], 5)), Err(Refusal::TooLong { prompt: 16, context: 16 }));
     assert_eq!(engine.submit(request(&[97], 5)), Err(Refusal::Token { token: 97, vocab: 97 }));
+}
+
+#[test]
+fn streamed_weights_answer_as_mapped_ones_and_a_failed_read_leaves_the_engine_usable() {
+    let device = Device::cpu(Cpu::new(2));
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama");
+    let home = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden.join(name), home.path().join(name)).unwrap();
+    }
+    let checkpoint = ounce_formats::open(home.path()).unwrap();
+    let mut model = Model::load(&device, &checkpoint, 64).unwrap();
+    model.stream(&device, &checkpoint).unwrap();
+    let mut streamed = Engine::new(&device, model, exact(2, 3));
+    let wanted = answers(&mut engine("llama", exact(2, 3)), &prompts());
+    assert_eq!(answers(&mut streamed, &prompts()), wanted);
+    // The file loses its end and gets it back: the step fails, and the same answer comes afterwards.
+    let path = home.path().join("model.safetensors");
+    let whole = std::fs::read(&path).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let id = streamed.submit(request(&prompts()[2], 12)).unwrap();
+    let mut got = Vec::new();
+    let mut failures = 0;
+    while !streamed.is_idle() {
+        file.set_len(whole.len() as u64 - if got.len() == 2 && failures == 0 { 100 } else { 0 }).unwrap();
+        match streamed.step() {
+            Ok(outputs) => got.extend(outputs.iter().filter_map(|o| match o {
+                Output::Token { id: of, token, .. } if *of == id => Some(*token),
+                _ => None,
+            })),
+            Err(error) => {
+                failures += 1;
+                assert!(error.to_string().contains("model.safetensors"), "{error}");
+                std::os::unix::fs::FileExt::write_all_at(&file, &whole, 0).unwrap();
+            }
+        }
+    }
+    assert_eq!((failures, &got), (1, &wanted[2]));
 }

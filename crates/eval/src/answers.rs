@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use ounce_engine::sampler::SamplingParams;
 use ounce_engine::{Engine, Output, Refusal, Request, SeqId};
+use ounce_tensor::ReadError;
 
 /// One answer.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,13 +16,13 @@ pub struct Answer {
 
 /// Answers each prompt; the order is that of the prompts. A prompt that the engine refuses has its refusal for an answer.
 /// `on_step(done)` is called after each step of the engine, and ends the work early by returning false; answers that are not
-/// done are then incomplete.
+/// done are then incomplete. Fails where streamed weights cannot be read.
 pub fn answer_all(
     engine: &mut Engine,
     prompts: &[Vec<u32>],
     params: &SamplingParams,
     mut on_step: impl FnMut(usize) -> bool,
-) -> Vec<Result<Answer, Refusal>> {
+) -> Result<Vec<Result<Answer, Refusal>>, ReadError> {
     let mut index: HashMap<SeqId, usize> = HashMap::new();
     let mut answers: Vec<Result<Answer, Refusal>> = Vec::with_capacity(prompts.len());
     for prompt in prompts {
@@ -35,7 +36,7 @@ pub fn answer_all(
     }
     let mut done = prompts.len() - index.len();
     while !engine.is_idle() {
-        for output in engine.step() {
+        for output in engine.step()? {
             match output {
                 Output::Token { id, token, .. } => {
                     if let Some(Ok(answer)) = index.get(&id).map(|&i| &mut answers[i]) {
@@ -52,8 +53,8 @@ pub fn answer_all(
         }
         if !on_step(done) {
             index.keys().for_each(|&id| engine.cancel(id));
-            return answers;
+            return Ok(answers);
         }
     }
-    answers
+    Ok(answers)
 }

@@ -1,8 +1,15 @@
-//! Shared immutable bytes: a part of a mapped file, or memory of our own. It knows nothing of what the bytes mean.
+//! Shared immutable bytes: a part of a mapped file, memory of our own, or made from a part of a file when first read. It knows
+//! nothing of what the bytes mean.
 
-use std::{fmt, io, ops::Deref, ops::Range, path::Path, sync::Arc};
+use std::{
+    fmt, io,
+    ops::{Deref, Range},
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use crate::mmap::Mapping;
+use crate::restore::Restore;
 
 /// Alignment of owned data in bytes: a cache line, and the widest vector register.
 pub const ALIGNMENT: usize = 64;
@@ -19,6 +26,23 @@ pub struct Bytes {
 enum Owner {
     Mapped(Arc<Mapping>),
     Owned(Arc<Vec<Line>>),
+    Restored(Arc<Restored>),
+}
+
+/// Bytes that are made from stored ones by whoever reads them first.
+struct Restored {
+    stored: Bytes,
+    restore: Restore,
+    made: OnceLock<Vec<Line>>,
+}
+
+/// Where bytes lie in a file, for whoever reads them without the map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub path: Arc<Path>,
+    pub range: Range<u64>,
+    /// What turns them into a weight's bytes.
+    pub restore: Restore,
 }
 
 /// One cache line; a vector of these is how safe code gets aligned memory.
@@ -41,10 +65,68 @@ impl Bytes {
 
     /// `len` bytes of aligned memory, zero at first, as `fill` leaves them.
     pub fn build(len: usize, fill: impl FnOnce(&mut [u8])) -> Self {
-        let zero: Line = bytemuck::Zeroable::zeroed();
-        let mut lines = vec![zero; len.div_ceil(ALIGNMENT)];
-        fill(&mut bytemuck::cast_slice_mut(&mut lines)[..len]);
-        Bytes { owner: Owner::Owned(Arc::new(lines)), range: 0..len }
+        Bytes { owner: Owner::Owned(Arc::new(lines(len, fill))), range: 0..len }
+    }
+
+    /// These bytes after `restore`, in aligned memory that is filled when they are first read. Owned bytes are restored at
+    /// once: only a file gives its memory back.
+    pub fn restored(self, restore: Restore) -> Self {
+        let (len, stored) = (self.len(), self.unmade());
+        match stored.owner {
+            Owner::Mapped(_) => {
+                let restored = Restored { stored, restore, made: OnceLock::new() };
+                Bytes { owner: Owner::Restored(Arc::new(restored)), range: 0..len }
+            }
+            _ => Self::build(len, |out| restore.apply(out, &stored)),
+        }
+    }
+
+    /// What a copy for alignment's sake will be made from.
+    fn unmade(self) -> Self {
+        match &self.owner {
+            Owner::Restored(r) if r.restore == Restore::AsIs && self.range == (0..r.stored.len()) => r.stored.clone(),
+            _ => self,
+        }
+    }
+
+    /// The length; reads nothing.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// The bytes before anything was restored: those of the file.
+    pub fn stored(&self) -> &[u8] {
+        match &self.owner {
+            Owner::Restored(r) if self.range == (0..r.stored.len()) => &r.stored,
+            _ => self,
+        }
+    }
+
+    /// Where in a file these bytes come from; `None` if they are in memory of their own.
+    pub fn place(&self) -> Option<Place> {
+        match &self.owner {
+            Owner::Mapped(mapping) => {
+                let range = self.range.start as u64..self.range.end as u64;
+                Some(Place { path: mapping.path().clone(), range, restore: Restore::AsIs })
+            }
+            Owner::Restored(r) if self.range == (0..r.stored.len()) => {
+                r.stored.place().map(|place| Place { restore: r.restore, ..place })
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives memory back that a mapped file's pages take; reading them again reads the file.
+    pub fn forget(&self) {
+        match &self.owner {
+            Owner::Mapped(mapping) => mapping.forget(self.range.clone()),
+            Owner::Restored(r) => r.stored.forget(),
+            Owner::Owned(_) => {}
+        }
     }
 
     /// The part `range`, counted from the start of these bytes, sharing their memory.
@@ -64,8 +146,17 @@ impl Bytes {
 
     /// These bytes if they start at a multiple of `align`, else an aligned copy.
     pub fn aligned_to(self, align: usize) -> Self {
-        if self.as_ptr().addr().is_multiple_of(align) { self } else { Self::copy_of(&self) }
+        // What is made is made aligned, and need not be made to know it.
+        let made = matches!(&self.owner, Owner::Restored(_)) && self.range.start.is_multiple_of(align);
+        if made || self.as_ptr().addr().is_multiple_of(align) { self } else { self.restored(Restore::AsIs) }
     }
+}
+
+fn lines(len: usize, fill: impl FnOnce(&mut [u8])) -> Vec<Line> {
+    let zero: Line = bytemuck::Zeroable::zeroed();
+    let mut lines = vec![zero; len.div_ceil(ALIGNMENT)];
+    fill(&mut bytemuck::cast_slice_mut(&mut lines)[..len]);
+    lines
 }
 
 impl Default for Bytes {
@@ -81,6 +172,10 @@ impl Deref for Bytes {
         let all = match &self.owner {
             Owner::Mapped(mapping) => mapping.bytes(),
             Owner::Owned(lines) => bytemuck::cast_slice(lines),
+            Owner::Restored(r) => {
+                let make = || lines(r.stored.len(), |out| r.restore.apply(out, &r.stored));
+                bytemuck::cast_slice(r.made.get_or_init(make))
+            }
         };
         &all[self.range.clone()]
     }
@@ -106,7 +201,11 @@ impl From<&[f32]> for Bytes {
 
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let kind = if self.is_mapped() { "mapped" } else { "owned" };
+        let kind = match &self.owner {
+            Owner::Mapped(_) => "mapped",
+            Owner::Owned(_) => "owned",
+            Owner::Restored(_) => "restored",
+        };
         write!(f, "Bytes({kind}, {} bytes)", self.len())
     }
 }
@@ -140,5 +239,23 @@ mod tests {
         assert_eq!(&*bytes, b"hello");
         assert!(Bytes::map(&dir.path().join("empty")).unwrap().is_empty());
         assert!(Bytes::map(dir.path()).unwrap_err().to_string().contains("regular file"));
+    }
+
+    #[test]
+    fn restored_bytes_are_made_when_read_and_know_their_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, b"xabcdef").unwrap();
+        let mapped = Bytes::map(&path).unwrap();
+        let turn = Restore::Transposed { rows: 2, columns: 3, size: 1 };
+        let turned = mapped.slice(1..7).aligned_to(2).restored(turn);
+        let Owner::Restored(inner) = &turned.owner else { panic!("made too early") };
+        assert_eq!((turned.len(), inner.made.get().is_some()), (6, false));
+        let place = turned.place().unwrap();
+        assert_eq!((place.range, place.restore, &*place.path), (1..7, turn, &*path));
+        assert_eq!(turned.stored(), b"abcdef");
+        turned.forget();
+        assert_eq!(&*turned, b"adbecf");
+        assert!(Bytes::copy_of(b"abcdef").restored(turn).place().is_none());
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ounce_spec::{ModelConfig, model::GenerationConfig};
 
-use crate::{Bytes, OpenError, TensorData, Tensors, config, gguf, safetensors_file};
+use crate::{OpenError, Restore, TensorData, Tensors, config, gguf, safetensors_file};
 
 /// How a model is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,24 +162,7 @@ pub(crate) fn transposed(tensor: &TensorData) -> Result<TensorData, String> {
     let [rows, columns] = tensor.shape[..] else {
         return Err(format!("its shape is {:?}, expected a matrix", tensor.shape));
     };
-    let bytes = transpose_bytes(&tensor.bytes, rows, columns, tensor.dtype.block_bytes());
+    let turn = Restore::Transposed { rows, columns, size: tensor.dtype.block_bytes() };
+    let bytes = tensor.bytes.clone().restored(turn);
     Ok(TensorData { dtype: tensor.dtype, shape: vec![columns, rows], bytes })
-}
-
-/// `rows` × `columns` elements of `size` bytes, transposed.
-pub(crate) fn transpose_bytes(source: &[u8], rows: usize, columns: usize, size: usize) -> Bytes {
-    /// Elements on a side of the square that is moved at once: both sides stay in the first-level cache.
-    const TILE: usize = 32;
-    Bytes::build(source.len(), |out| {
-        for top in (0..rows).step_by(TILE) {
-            for left in (0..columns).step_by(TILE) {
-                for row in top..rows.min(top + TILE) {
-                    for column in left..columns.min(left + TILE) {
-                        let (from, to) = ((row * columns + column) * size, (column * rows + row) * size);
-                        out[to..to + size].copy_from_slice(&source[from..from + size]);
-                    }
-                }
-            }
-        }
-    })
 }

@@ -7,7 +7,6 @@ mod export;
 mod import;
 mod metadata;
 mod names;
-mod permute;
 mod read;
 mod vocabulary;
 mod write;

@@ -10,8 +10,8 @@ use ounce_spec::{DType, ModelConfig};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Tensors, WriteError,
-    checkpoint::{is_conv1d, transpose_bytes},
+    Restore, Tensors, WriteError,
+    checkpoint::is_conv1d,
     config, safetensors_file,
     save::{BytesOf, Info, check_infos, write_bytes},
 };
@@ -114,7 +114,11 @@ pub fn write_sharded<'a>(
             return match info.dtype.is_quantized() {
                 // The writer below says what is wrong with it.
                 true => Ok(bytes),
-                false => Ok(transpose_bytes(&bytes, rows, columns, info.dtype.block_bytes()).to_vec().into()),
+                false => {
+                    let mut moved = vec![0; bytes.len()];
+                    Restore::Transposed { rows, columns, size: info.dtype.block_bytes() }.apply(&mut moved, &bytes);
+                    Ok(moved.into())
+                }
             };
         }
         bytes_of(&info)

@@ -2,10 +2,13 @@
 
 #![allow(unsafe_code)]
 
-use std::{fs::File, io, path::Path};
+use std::{fs::File, io, ops::Range, path::Path, sync::Arc};
 
 /// A file mapped for reading. Empty files map to no bytes.
-pub(crate) struct Mapping(Option<memmap2::Mmap>);
+pub(crate) struct Mapping {
+    map: Option<memmap2::Mmap>,
+    path: Arc<Path>,
+}
 
 impl Mapping {
     /// Maps a regular file (links are followed). Anything else, such as a directory or a pipe, is refused, because
@@ -16,17 +19,33 @@ impl Mapping {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         if metadata.len() == 0 {
-            return Ok(Mapping(None));
+            return Ok(Mapping { map: None, path: path.into() });
         }
         let file = File::open(path)?;
         // SAFETY: the map is private and read-only, and nothing in this process writes to model files in place (every
         // writer makes a new file and renames it over the old one). Another process that truncates the file while it
         // is mapped ends this one with SIGBUS, as it does for every program that maps its weights.
         let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(Mapping(Some(map)))
+        Ok(Mapping { map: Some(map), path: path.into() })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or(&[])
+        self.map.as_deref().unwrap_or(&[])
+    }
+
+    pub(crate) fn path(&self) -> &Arc<Path> {
+        &self.path
+    }
+
+    /// Lets go of the pages that lie wholly in `range`. The file has them still.
+    pub(crate) fn forget(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            // SAFETY: the map is read-only and backed by a file, so pages that are dropped come back with the same bytes.
+            // A system that does not know the advice keeps them, which costs memory only.
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }

@@ -14,6 +14,7 @@ mod load;
 mod mlp;
 mod model;
 mod rope;
+mod stream;
 
 pub use attention::Attention;
 pub use error::LoadError;

@@ -84,11 +84,7 @@ impl<'a> Loader<'a> {
     }
 
     fn find(&mut self, name: &str, shape: &[usize]) -> Option<&'a TensorData> {
-        // Checkpoints of GPT-2 exist with and without the `transformer.` prefix.
-        let bare = name.strip_prefix("transformer.").unwrap_or(name);
-        let found = self.checkpoint.tensors.get(name).map(|t| (name, t));
-        let found = found.or_else(|| self.checkpoint.tensors.get(bare).map(|t| (bare, t)));
-        let Some((key, data)) = found else {
+        let Some((key, data)) = lookup(self.checkpoint, name) else {
             self.problems.push(format!("{name}: missing"));
             return None;
         };
@@ -107,14 +103,25 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// A view of the file's bytes as a weight. Misaligned data is copied.
-fn stored(data: &TensorData, rows: usize, cols: usize) -> Weight {
-    let align = match data.dtype {
+/// A parameter's tensor, and its name in the checkpoint.
+pub(crate) fn lookup<'a, 'n>(checkpoint: &'a Checkpoint, name: &'n str) -> Option<(&'n str, &'a TensorData)> {
+    // Checkpoints of GPT-2 exist with and without the `transformer.` prefix.
+    let bare = name.strip_prefix("transformer.").unwrap_or(name);
+    [name, bare].into_iter().find_map(|key| Some((key, checkpoint.tensors.get(key)?)))
+}
+
+/// What the address of a tensor must be a multiple of.
+pub(crate) fn alignment(dtype: DType) -> usize {
+    match dtype {
         DType::F32 => 4,
         DType::F16 | DType::BF16 => 2,
         _ => 1,
-    };
-    let bytes = data.bytes.clone().aligned_to(align);
+    }
+}
+
+/// A view of the file's bytes as a weight. Misaligned data is copied.
+fn stored(data: &TensorData, rows: usize, cols: usize) -> Weight {
+    let bytes = data.bytes.clone().aligned_to(alignment(data.dtype));
     Weight::Stored { dtype: data.dtype, rows, cols, bytes: Arc::new(bytes) }
 }
 

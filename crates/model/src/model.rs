@@ -3,7 +3,9 @@
 
 use ounce_formats::Checkpoint;
 use ounce_spec::ModelConfig;
-use ounce_tensor::{Device, Elem, Graph, Mode, ParamId, Params, Purpose, Rows, Segments, Tensor, Var, Weight};
+use ounce_tensor::{
+    Device, Elem, Graph, Mode, ParamId, Params, Purpose, ReadError, Rows, Segments, Tensor, Var, Weight,
+};
 
 use crate::error::LoadError;
 use crate::families::{self, Family};
@@ -62,25 +64,38 @@ impl Model {
     }
 
     /// A pass with the cache: the tokens that `kv.begin` laid out in `rows`; logits `[wanted.len(), v]` f32 of the rows
-    /// `wanted`. `int8` lets products of a few rows with quantised weights round activations to int8.
-    pub fn infer(&self, device: &Device, rows: &Rows, kv: &mut Kv, wanted: &[u32], int8: bool) -> Tensor {
+    /// `wanted`. `int8` lets products of a few rows with quantised weights round activations to int8. Fails where streamed
+    /// weights cannot be read; what `kv` got from these rows is then worth nothing.
+    pub fn infer(
+        &self,
+        device: &Device,
+        rows: &Rows,
+        kv: &mut Kv,
+        wanted: &[u32],
+        int8: bool,
+    ) -> Result<Tensor, ReadError> {
         let mode = Mode::Infer { int8 };
-        let graph = |segment| Graph::new(device, &self.params, &[], mode, None, segment);
-        let mut g = graph(0);
+        let last = self.segments() - 1;
+        let graph = |segment: usize| {
+            // After the head comes the first block again, of the next token.
+            self.params.enter(segment, Some(if segment == last { 1 } else { segment + 1 }))?;
+            Ok(Graph::new(device, &self.params, &[], mode, None, segment))
+        };
+        let mut g = graph(0)?;
         let x = self.family.embed(&mut g, rows, Elem::F32);
         let mut x = g.value(x).clone();
         for block in 0..self.family.blocks() {
-            let mut g = graph(block + 1);
+            let mut g = graph(block + 1)?;
             let input = g.input(x, false);
             let out = self.family.block(&mut g, block, input, rows, Some(kv));
             x = g.value(out).clone();
         }
-        let mut g = graph(self.segments() - 1);
+        let mut g = graph(last)?;
         let x = g.input(x, false);
         let x = g.select_rows(x, &wanted.into());
         let x = self.family.final_norm(&mut g, x);
         let logits = g.linear_f32(x, self.family.output_weight(), None);
-        g.value(logits).clone()
+        Ok(g.value(logits).clone())
     }
 
     /// A pass without a cache over whole sequences: hidden states after the embedding and each block, and the logits of all

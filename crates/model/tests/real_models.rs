@@ -79,7 +79,7 @@ fn check(model_path: &str, name: &str) {
         let (rows, want) = reference.floats(&format!("logits.{i}"));
         let wanted: Vec<u32> = (ids.len() - rows..ids.len()).map(|t| t as u32).collect();
         let batch = kv.begin(&[(0, &ids)]);
-        let logits = model.infer(&device, &batch, &mut kv, &wanted, false);
+        let logits = model.infer(&device, &batch, &mut kv, &wanted, false).unwrap();
         let scale = want.iter().fold(0.0f64, |m, &v| m.max(v.abs() as f64));
         let far =
             logits.f32().iter().zip(&want).map(|(a, b)| (*a as f64 - *b as f64).abs()).fold(0.0, f64::max) / scale;
@@ -98,7 +98,7 @@ fn check(model_path: &str, name: &str) {
                 break;
             }
             let batch = kv.begin(&[(0, &[next])]);
-            next = argmax(model.infer(&device, &batch, &mut kv, &[0], false).f32());
+            next = argmax(model.infer(&device, &batch, &mut kv, &[0], false).unwrap().f32());
         }
     }
     assert!(wrong.is_empty(), "{model_path}:\n{}", wrong.join("\n"));

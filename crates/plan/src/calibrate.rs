@@ -10,6 +10,8 @@ use ounce_tensor::{Counter, Device, Elem, Kernel, Purpose, Tensor, Weight};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Calibration {
     seconds_per_unit: [f64; 7],
+    /// Bytes per second that weights are read with beside the work; 0 where that was not measured.
+    pub read_bytes_s: f64,
 }
 
 /// The shapes to measure with.
@@ -51,8 +53,26 @@ impl Calibration {
         found
     }
 
-    /// Seconds that counted work takes.
+    /// A machine of which one rate is known.
+    #[cfg(test)]
+    pub(crate) fn with_rate(kernel: Kernel, per_second: f64) -> Calibration {
+        let mut found = Calibration::default();
+        found.seconds_per_unit[kernel as usize] = 1.0 / per_second;
+        found
+    }
+
+    /// Seconds that counted work takes: weights are read while it goes on, and the slower of the two decides.
     pub fn seconds(&self, counter: &Counter) -> f64 {
+        self.work_seconds(counter).max(self.read_seconds(counter))
+    }
+
+    /// Seconds that reading takes.
+    pub fn read_seconds(&self, counter: &Counter) -> f64 {
+        if self.read_bytes_s > 0.0 { counter.read_bytes / self.read_bytes_s } else { 0.0 }
+    }
+
+    /// Seconds that computing takes.
+    pub fn work_seconds(&self, counter: &Counter) -> f64 {
         let unit = |k: Kernel| if counts_operations(k) { counter.flops[k as usize] } else { counter.bytes[k as usize] };
         Kernel::ALL.iter().map(|&k| unit(k) * self.seconds_per_unit[k as usize]).sum()
     }

@@ -4,7 +4,8 @@
 
 mod calibrate;
 mod choose;
+pub mod disk;
 pub mod probe;
 
 pub use calibrate::{Calibration, Shapes};
-pub use choose::{DoesNotFit, Facts, choose};
+pub use choose::{DoesNotFit, Facts, Rehearse, choose};

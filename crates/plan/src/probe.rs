@@ -32,6 +32,7 @@ pub fn describe() -> Machine {
         memory_bytes: memory_info(&read("/proc/meminfo").unwrap_or_default(), "MemTotal:").unwrap_or(0),
         memory_limit_bytes: cgroup_limit(),
         rates: Vec::new(),
+        disk: None,
     }
 }
 

@@ -12,6 +12,15 @@ pub struct Machine {
     /// The cgroup's limit, where there is one.
     pub memory_limit_bytes: Option<usize>,
     pub rates: Vec<Rates>,
+    #[serde(default)]
+    pub disk: Option<Disk>,
+}
+
+/// A disk's rates past the page cache, bytes per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Disk {
+    pub read_bytes_s: f64,
+    pub write_bytes_s: f64,
 }
 
 /// Measured rates at one thread count.

@@ -6,10 +6,24 @@ use serde::{Deserialize, Serialize};
 pub struct Plan {
     /// For each block, whether its activations are kept (`true`) or recomputed.
     pub keep: Vec<bool>,
+    /// Where the base model's weights are.
+    #[serde(default)]
+    pub weights: Residency,
     pub memory: MemoryForecast,
     pub time: TimeForecast,
     /// Why this plan, one sentence each.
     pub reasons: Vec<String>,
+}
+
+/// How weights that are not trained come to the processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Residency {
+    /// Mapped from their file, and in memory as a whole.
+    #[default]
+    Mapped,
+    /// Read from their file a segment ahead of their use, and let go after it.
+    Streamed,
 }
 
 /// Bytes at the peak of a step, by what they are for. `total_bytes` is the peak resident size of the process.
@@ -36,4 +50,7 @@ pub struct TimeForecast {
     pub tokens_per_s: f64,
     /// Multiply-adds counted twice, one step.
     pub step_flops: f64,
+    /// Bytes of weights read from disk, one step.
+    #[serde(default)]
+    pub step_read_bytes: f64,
 }

@@ -47,6 +47,8 @@ pub struct Counter {
     pub flops: [f64; 7],
     pub bytes: [f64; 7],
     pub calls: [u64; 7],
+    /// Bytes of weights read from disk beside the work.
+    pub read_bytes: f64,
 }
 
 impl Counter {
@@ -103,6 +105,11 @@ impl Device {
         if let Device::Cpu(device) = self {
             work(&device.cpu);
         }
+    }
+
+    /// Counts bytes that come from disk.
+    pub(crate) fn count_read(&self, bytes: usize) {
+        self.counter_lock().lock().expect("counter lock").read_bytes += bytes as f64;
     }
 
     pub fn arena(&self) -> &Arc<Arena> {

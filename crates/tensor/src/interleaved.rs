@@ -41,7 +41,7 @@ impl Interleaved {
             .collect();
         let mut buffer = device.arena().allocate(end, Purpose::Weights);
         for (weight, place) in weights.iter().zip(&places) {
-            if let (Mat::Quant(_, blocks), Some((format, range))) = (weight.mat(), place) {
+            if let (Mat::Quant(_, blocks), Some((format, range))) = (weight.hold().mat(), place) {
                 let (n, k) = weight.shape();
                 cpu.interleave(&mut buffer.bytes_mut()[range.clone()], *format, blocks, n, k);
             }

@@ -1,9 +1,11 @@
 //! [`Params`]: every parameter once, under its Hugging Face name, with the segments that use it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::device::Device;
 use crate::interleaved::Interleaved;
+use crate::stream::{ReadError, Stream};
 use crate::weight::Weight;
 
 /// An index into [`Params`].
@@ -25,6 +27,8 @@ pub struct Param {
 pub struct Params {
     list: Vec<Param>,
     index: HashMap<String, ParamId>,
+    /// Where weights are in memory only while their segment runs.
+    stream: Option<Arc<Stream>>,
 }
 
 impl Params {
@@ -54,12 +58,26 @@ impl Params {
         *self[p].uses.first().expect("every parameter is used somewhere")
     }
 
-    /// Lays these weights out for int8 products too, where that helps.
+    /// Lays these weights out for int8 products too, where that helps. Not where weights are streamed: that would take the
+    /// memory which streaming saves.
     pub fn interleave(&mut self, device: &Device, which: &[ParamId]) {
+        if self.stream.is_some() {
+            return;
+        }
         let weights: Vec<&Weight> = which.iter().map(|p| self.weight(*p)).collect();
         for (p, interleaved) in which.iter().zip(Interleaved::all(device, &weights)) {
             self.list[p.0 as usize].interleaved = interleaved;
         }
+    }
+
+    /// From now on, `stream` brings the weights that lie in its slots.
+    pub fn set_stream(&mut self, stream: Stream) {
+        self.stream = Some(Arc::new(stream));
+    }
+
+    /// `segment` is about to run, and `next` after it. Whoever runs a segment says so first.
+    pub fn enter(&self, segment: usize, next: Option<usize>) -> Result<(), ReadError> {
+        self.stream.as_ref().map_or(Ok(()), |stream| stream.enter(segment, next))
     }
 
     pub fn len(&self) -> usize {

@@ -8,6 +8,7 @@ use crate::graph::{Graph, Mode, Random, Var};
 use crate::params::Params;
 use crate::rows::Rows;
 use crate::sink::GradSink;
+use crate::stream::ReadError;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
@@ -50,11 +51,18 @@ enum Kept {
 }
 
 impl Stage<'_> {
-    /// Runs the segments on `inputs` (with whether each needs a gradient).
-    pub fn forward(&self, device: &Device, params: &Params, rows: &Rows, inputs: Vec<(Tensor, bool)>) -> Pass {
+    /// Runs the segments on `inputs` (with whether each needs a gradient). Fails where streamed weights cannot be read.
+    pub fn forward(
+        &self,
+        device: &Device,
+        params: &Params,
+        rows: &Rows,
+        inputs: Vec<(Tensor, bool)>,
+    ) -> Result<Pass, ReadError> {
         let mut values = inputs;
         let mut kept = Vec::with_capacity(self.range.len());
         for segment in self.range.clone() {
+            params.enter(segment, self.after(segment))?;
             let keep = self.policies[segment] == Policy::Keep;
             let mode = if keep { Mode::Record } else { Mode::Infer { int8: false } };
             let held = (!keep).then(|| values.clone());
@@ -65,7 +73,7 @@ impl Stage<'_> {
             });
             values = outputs.into_iter().zip(needs).collect();
         }
-        Pass { kept, outputs: values.into_iter().map(|v| v.0).collect() }
+        Ok(Pass { kept, outputs: values.into_iter().map(|v| v.0).collect() })
     }
 
     /// Walks back from the gradients of the last segment's outputs; returns those of the first segment's inputs.
@@ -77,9 +85,10 @@ impl Stage<'_> {
         rows: &Rows,
         mut pass: Pass,
         mut grads: Vec<Option<Tensor>>,
-    ) -> Vec<Option<Tensor>> {
+    ) -> Result<Vec<Option<Tensor>>, ReadError> {
         pass.outputs.clear();
         for segment in self.range.clone().rev() {
+            params.enter(segment, segment.checked_sub(1).filter(|s| self.range.contains(s)))?;
             let tape = match pass.kept.pop().expect("one entry per segment") {
                 Kept::Tape(tape) => tape,
                 Kept::Inputs(inputs) => self.record(device, params, rows, segment, inputs, Mode::Record).2,
@@ -90,7 +99,14 @@ impl Stage<'_> {
                 break;
             }
         }
-        grads
+        Ok(grads)
+    }
+
+    /// What follows `segment` on the way up: the turn at the last one leads back, where a gradient is wanted.
+    fn after(&self, segment: usize) -> Option<usize> {
+        let up = Some(segment + 1).filter(|s| self.range.contains(s));
+        let back = || segment.checked_sub(1).filter(|s| !self.wanted.is_empty() && self.range.contains(s));
+        up.or_else(back)
     }
 
     fn record(

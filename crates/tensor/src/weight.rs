@@ -8,10 +8,11 @@ use ounce_kernels::{Mat, QuantFormat};
 use ounce_spec::DType;
 
 use crate::device::{Cost, Device, Kernel};
+use crate::stream::{HeldBytes, Stored};
 use crate::tensor::{Elem, Tensor};
 
-/// Bytes that live elsewhere, usually in a mapped file.
-pub type StoredBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+/// Bytes that live elsewhere: in a mapped file, or in a block that comes and goes with its segment.
+pub type StoredBytes = Arc<dyn Stored>;
 
 /// A matrix `[n, k]` (a vector is `[1, c]`) in some storage format.
 #[derive(Clone)]
@@ -44,22 +45,11 @@ impl Weight {
         self.dtype().bytes_of(rows * cols).expect("rows are whole blocks")
     }
 
-    /// For a kernel to read.
-    pub fn mat(&self) -> Mat<'_> {
+    /// For a kernel to read, through [`Held::mat`], while the answer lives.
+    pub fn hold(&self) -> Held<'_> {
         match self {
-            Weight::Dense(t) => match t.elem() {
-                Elem::F32 => Mat::F32(t.f32()),
-                Elem::Bf16 => Mat::Bf16(t.bf16()),
-            },
-            Weight::Stored { dtype, bytes, .. } => {
-                let bytes: &[u8] = (**bytes).as_ref();
-                match dtype {
-                    DType::F32 => Mat::F32(bytemuck::cast_slice(bytes)),
-                    DType::F16 => Mat::F16(bytemuck::cast_slice::<u8, f16>(bytes)),
-                    DType::BF16 => Mat::Bf16(bytemuck::cast_slice::<u8, bf16>(bytes)),
-                    quant => Mat::Quant(quant_format(*quant).expect("the rest are quantised"), bytes),
-                }
-            }
+            Weight::Dense(t) => Held::Dense(t),
+            Weight::Stored { dtype, bytes, .. } => Held::Stored(*dtype, bytes.hold()),
         }
     }
 
@@ -67,8 +57,7 @@ impl Weight {
     pub fn vector(&self) -> &[f32] {
         match self {
             Weight::Dense(t) => t.f32(),
-            Weight::Stored { dtype: DType::F32, bytes, .. } => bytemuck::cast_slice((**bytes).as_ref()),
-            Weight::Stored { .. } => panic!("vectors are loaded as f32"),
+            Weight::Stored { .. } => panic!("vectors are loaded into memory"),
         }
     }
 
@@ -78,7 +67,7 @@ impl Weight {
         let m = x.rows();
         assert_eq!((x.cols(), out.rows(), out.cols()), (k, m, n), "apply: x {x:?}, out {out:?}, weight [{n}, {k}]");
         device.run(self.cost(m, x.elem(), out.elem()), |cpu| {
-            cpu.matmul_nt(out.output(), x.input(), self.mat(), accumulate, m, n, k)
+            cpu.matmul_nt(out.output(), x.input(), self.hold().mat(), accumulate, m, n, k)
         });
     }
 
@@ -88,7 +77,7 @@ impl Weight {
         let (n, k) = self.shape();
         let m = x.rows();
         device.run(self.cost(m, x.elem(), out.elem()), |cpu| {
-            cpu.matmul_nt_int8(out.f32_mut(), x.f32(), self.mat(), m, n, k)
+            cpu.matmul_nt_int8(out.f32_mut(), x.f32(), self.hold().mat(), m, n, k)
         });
     }
 
@@ -102,7 +91,7 @@ impl Weight {
             "apply_t: dy {dy:?}, out {out:?}, weight [{n}, {k}]"
         );
         device.run(self.cost(m, dy.elem(), out.elem()), |cpu| {
-            cpu.matmul_nn(out.output(), dy.input(), self.mat(), accumulate, m, n, k)
+            cpu.matmul_nn(out.output(), dy.input(), self.hold().mat(), accumulate, m, n, k)
         });
     }
 
@@ -110,9 +99,14 @@ impl Weight {
     pub fn rows(&self, device: &Device, out: &mut Tensor, ids: &[u32]) {
         let (_, k) = self.shape();
         assert_eq!((out.rows(), out.cols()), (ids.len(), k));
-        device.run(Cost::elementwise(out.len(), 2 * out.elem().bytes()), |cpu| {
-            cpu.gather_rows(out.output(), self.mat(), ids, k)
-        });
+        let cost = Cost::elementwise(out.len(), 2 * out.elem().bytes());
+        if let Weight::Stored { dtype, bytes, .. } = self
+            && let Some((held, ids)) = bytes.hold_rows(device, ids, dtype.bytes_of(k).expect("rows are whole blocks"))
+        {
+            let held = Held::Stored(*dtype, held);
+            return device.run(cost, |cpu| cpu.gather_rows(out.output(), held.mat(), &ids, k));
+        }
+        device.run(cost, |cpu| cpu.gather_rows(out.output(), self.hold().mat(), ids, k));
     }
 
     /// The whole matrix as f32.
@@ -135,6 +129,29 @@ impl Weight {
             kernel: matmul_kernel(elem, n, k),
             flops: 2.0 * m as f64 * n as f64 * k as f64,
             bytes: (self.bytes_len() + m * k * elem.bytes() + m * n * out.bytes()) as f64,
+        }
+    }
+}
+
+/// A weight that stays where it is.
+pub enum Held<'a> {
+    Dense(&'a Tensor),
+    Stored(DType, HeldBytes<'a>),
+}
+
+impl Held<'_> {
+    pub fn mat(&self) -> Mat<'_> {
+        match self {
+            Held::Dense(t) => match t.elem() {
+                Elem::F32 => Mat::F32(t.f32()),
+                Elem::Bf16 => Mat::Bf16(t.bf16()),
+            },
+            Held::Stored(dtype, bytes) => match dtype {
+                DType::F32 => Mat::F32(bytemuck::cast_slice(bytes)),
+                DType::F16 => Mat::F16(bytemuck::cast_slice::<u8, f16>(bytes)),
+                DType::BF16 => Mat::Bf16(bytemuck::cast_slice::<u8, bf16>(bytes)),
+                quant => Mat::Quant(quant_format(*quant).expect("the rest are quantised"), bytes),
+            },
         }
     }
 }

@@ -15,4 +15,4 @@ pub mod vfs;
 
 pub use run::{Outcome, Run, TrainError};
 pub use state::Progress;
-pub use trainer::{NonFinite, StepResult, Trainer};
+pub use trainer::{NonFinite, StepError, StepResult, Trainer};

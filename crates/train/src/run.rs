@@ -10,12 +10,13 @@ use ounce_optim::schedule;
 use ounce_spec::Event;
 use ounce_spec::event::EndReason;
 use ounce_spec::recipe::Recipe;
+use ounce_tensor::ReadError;
 
 use crate::checkpoint::{self, CheckpointError};
 use crate::report::{ReportError, Reporter};
 use crate::resident;
 use crate::state::{self, Progress, StateError};
-use crate::trainer::{NonFinite, Trainer};
+use crate::trainer::{NonFinite, StepError, Trainer};
 use crate::vfs::Vfs;
 
 /// What ended a run before its time.
@@ -31,6 +32,18 @@ pub enum TrainError {
     Report(#[from] ReportError),
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Streamed weights that could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl From<StepError> for TrainError {
+    fn from(error: StepError) -> TrainError {
+        match error {
+            StepError::NonFinite(e) => e.into(),
+            StepError::Read(e) => e.into(),
+        }
+    }
 }
 
 /// How a run ended.
@@ -186,7 +199,7 @@ impl Run<'_> {
     /// Does the evaluation that is due, and keeps the parameters if they are the best so far. False: a signal broke it off,
     /// and it stays due.
     fn judge(&self, progress: &mut Progress, reporter: &mut Reporter, say: &mut Say) -> Result<bool, TrainError> {
-        let Some((loss, tokens)) = self.evaluate() else { return Ok(false) };
+        let Some((loss, tokens)) = self.evaluate()? else { return Ok(false) };
         let best = loss.is_finite() && progress.best_loss.is_none_or(|b| loss < b);
         progress.eval_pending = false;
         progress.valid_loss = Some(loss);
@@ -202,24 +215,24 @@ impl Run<'_> {
     }
 
     /// Mean loss over the held-out data, and the tokens it was taken over; `None` if a signal came before its end.
-    pub fn evaluate(&self) -> Option<(f64, usize)> {
+    pub fn evaluate(&self) -> Result<Option<(f64, usize)>, ReadError> {
         let budget = self.recipe.batch_size.max(1) * self.recipe.data.max_length;
         let (mut sum, mut tokens, mut start) = (0.0, 0, 0);
         while start < self.valid.len() {
             if self.stop.load(Ordering::Relaxed) {
-                return None;
+                return Ok(None);
             }
             let (mut end, mut size) = (start, 0);
             while end < self.valid.len() && (end == start || size + self.valid[end].ids.len() <= budget) {
                 size += self.valid[end].ids.len();
                 end += 1;
             }
-            let (loss, count) = self.trainer.evaluate(&Batch::of(&self.valid[start..end]));
+            let (loss, count) = self.trainer.evaluate(&Batch::of(&self.valid[start..end]))?;
             sum += loss;
             tokens += count;
             start = end;
         }
-        Some((sum / tokens.max(1) as f64, tokens))
+        Ok(Some((sum / tokens.max(1) as f64, tokens)))
     }
 
     /// Whether so many evaluations in a row were no better that the run ends here. Asked of the saved state, so that a run

@@ -11,8 +11,8 @@ use ounce_optim::{Optimizer, State, clip};
 use ounce_spec::recipe::Gradients;
 use ounce_tensor::kernels::In;
 use ounce_tensor::{
-    Accumulate, Device, Elem, Loss, MemoryUse, ParamId, Policy, Purpose, Random, Rehearsal, Rows, Stage, Tensor,
-    UpdateNow, Weight,
+    Accumulate, Device, Elem, Loss, MemoryUse, ParamId, Policy, Purpose, Random, ReadError, Rehearsal, Rows, Stage,
+    Tensor, UpdateNow, Weight,
 };
 
 use crate::update::{Updates, sum_squares};
@@ -73,6 +73,17 @@ struct Place {
 struct Updated {
     sums: Vec<f64>,
     bad: Option<(usize, f64)>,
+}
+
+/// A step that was not done.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StepError {
+    #[error(transparent)]
+    NonFinite(#[from] NonFinite),
+    /// Streamed weights that could not be read. As with a gradient that is not finite, nothing was updated, unless updates are
+    /// made during the backward pass.
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 impl Trainer {
@@ -137,7 +148,7 @@ impl Trainer {
 
     /// Runs steps over batches like these without an update, and counts. On the dry device this costs next to nothing. The
     /// peak is that of the worst batch, the work that of all together.
-    pub fn rehearse(&mut self, batches: &[Batch]) -> Rehearsal {
+    pub fn rehearse(&mut self, batches: &[Batch]) -> Result<Rehearsal, ReadError> {
         self.device.arena().trim();
         self.device.arena().reset_peak();
         self.device.take_counter();
@@ -146,7 +157,7 @@ impl Trainer {
             match self.gradients {
                 Gradients::Accumulate => {
                     self.sink.clear(&self.device);
-                    self.accumulate(batch, place);
+                    self.accumulate(batch, place)?;
                     self.trained.iter().for_each(|&p| {
                         sum_squares(&self.device, self.sink.grad(p).expect("trained"));
                     });
@@ -156,11 +167,11 @@ impl Trainer {
                 }
                 Gradients::UpdateNow => {
                     let dry = self.device.is_dry();
-                    self.pass_and_update(batch, place, 0.0, dry);
+                    self.pass_and_update(batch, place, 0.0, dry)?;
                 }
             }
         }
-        Rehearsal { memory: self.device.memory(), counter: self.device.take_counter() }
+        Ok(Rehearsal { memory: self.device.memory(), counter: self.device.take_counter() })
     }
 
     /// One step over `batches` (more than one: gradient accumulation; their tokens are weighted alike). `step` counts from 1;
@@ -177,20 +188,20 @@ impl Trainer {
         first_row: u64,
         lr: f64,
         max_grad_norm: f32,
-    ) -> Result<StepResult, NonFinite> {
+    ) -> Result<StepResult, StepError> {
         let tokens = batches.iter().map(Batch::tokens).sum();
         let loss_tokens: usize = batches.iter().map(Batch::loss_tokens).sum();
         self.examples = batches.iter().flat_map(|b| b.examples.iter().copied()).collect();
         let place = Place { step, first_row, loss_tokens };
         if self.gradients == Gradients::UpdateNow {
             assert!(batches.len() == 1 && max_grad_norm == 0.0, "update_now: the recipe's check lets neither through");
-            let (loss, updated) = self.pass_and_update(&batches[0], place, lr, true);
+            let (loss, updated) = self.pass_and_update(&batches[0], place, lr, true)?;
             if !loss.is_finite() {
-                return Err(self.bad(step, "loss", loss));
+                return Err(self.bad(step, "loss", loss).into());
             }
             if let Some((i, sum)) = updated.bad {
                 let name = &self.model.params[self.trained[i]].name;
-                return Err(self.bad(step, &format!("gradient norm of {name}"), sum.sqrt()));
+                return Err(self.bad(step, &format!("gradient norm of {name}"), sum.sqrt()).into());
             }
             let grad_norm = updated.sums.iter().sum::<f64>().sqrt();
             return Ok(StepResult { loss, grad_norm, tokens, loss_tokens });
@@ -198,9 +209,9 @@ impl Trainer {
         self.sink.clear(&self.device);
         let (mut loss, mut row) = (0.0, first_row);
         for batch in batches {
-            loss += self.accumulate(batch, Place { first_row: row, ..place });
+            loss += self.accumulate(batch, Place { first_row: row, ..place })?;
             if !loss.is_finite() {
-                return Err(self.bad(step, "loss", loss));
+                return Err(self.bad(step, "loss", loss).into());
             }
             row += batch.tokens() as u64;
         }
@@ -231,14 +242,14 @@ impl Trainer {
     }
 
     /// Sum of cross-entropies and number of tokens that bear loss, without dropout or gradients.
-    pub fn evaluate(&self, batch: &Batch) -> (f64, usize) {
+    pub fn evaluate(&self, batch: &Batch) -> Result<(f64, usize), ReadError> {
         let (rows, count) = (rows_of(batch, 1, 0), batch.loss_tokens());
         let policies = vec![Policy::Recompute; self.policies.len()];
         let training = Training { family: &*self.model.family, elem: self.elem };
         let range = 0..self.model.segments();
         let stage = Stage { model: &training, range, policies: &policies, wanted: &[], random: None };
-        let pass = stage.forward(&self.device, &self.model.params, &rows, Vec::new());
-        (scalar(&pass.outputs[0], &self.device), count)
+        let pass = stage.forward(&self.device, &self.model.params, &rows, Vec::new())?;
+        Ok((scalar(&pass.outputs[0], &self.device), count))
     }
 
     pub fn memory(&self) -> MemoryUse {
@@ -271,42 +282,48 @@ impl Trainer {
 
     /// Adds one batch's gradients to the sink, part by part; returns its share of the mean loss. A part whose loss is not
     /// finite has no gradients.
-    fn accumulate(&mut self, batch: &Batch, place: Place) -> f64 {
+    fn accumulate(&mut self, batch: &Batch, place: Place) -> Result<f64, ReadError> {
         let (mut loss, mut first_row) = (0.0, place.first_row);
         for part in batch.parts(self.micro_batch_tokens) {
-            loss += self.accumulate_part(&part, Place { first_row, ..place });
+            loss += self.accumulate_part(&part, Place { first_row, ..place })?;
             first_row += part.tokens() as u64;
         }
-        loss
+        Ok(loss)
     }
 
-    fn accumulate_part(&mut self, part: &Batch, place: Place) -> f64 {
+    fn accumulate_part(&mut self, part: &Batch, place: Place) -> Result<f64, ReadError> {
         let Trainer { device, model, sink, .. } = self;
         let training = Training { family: &*model.family, elem: self.elem };
         let random = Random { seed: self.seed, step: place.step as u64 };
         let stage = stage(&training, &self.policies, &self.wanted, random);
         let rows = rows_of(part, place.loss_tokens, place.first_row);
-        let pass = stage.forward(device, &model.params, &rows, Vec::new());
+        let pass = stage.forward(device, &model.params, &rows, Vec::new())?;
         let loss = scalar(&pass.outputs[0], device);
         if loss.is_finite() {
-            stage.backward(device, &mut model.params, sink, &rows, pass, from_loss(device));
+            stage.backward(device, &mut model.params, sink, &rows, pass, from_loss(device))?;
         }
-        loss
+        Ok(loss)
     }
 
     /// One whole batch's part of the mean loss, and the updates that its backward pass made, up to the first gradient that is
     /// not finite. With a loss that is not finite there are none. Without `update` everything is done but them.
-    fn pass_and_update(&mut self, batch: &Batch, place: Place, lr: f64, update: bool) -> (f64, Updated) {
+    fn pass_and_update(
+        &mut self,
+        batch: &Batch,
+        place: Place,
+        lr: f64,
+        update: bool,
+    ) -> Result<(f64, Updated), ReadError> {
         let Trainer { device, model, sink, trained, states, .. } = self;
         let training = Training { family: &*model.family, elem: self.elem };
         let random = Random { seed: self.seed, step: place.step as u64 };
         let stage = stage(&training, &self.policies, &self.wanted, random);
         let rows = rows_of(batch, place.loss_tokens, place.first_row);
         let mut updated = Updated { sums: vec![0.0; trained.len()], bad: None };
-        let pass = stage.forward(device, &model.params, &rows, Vec::new());
+        let pass = stage.forward(device, &model.params, &rows, Vec::new())?;
         let loss = scalar(&pass.outputs[0], device);
         if !loss.is_finite() {
-            return (loss, updated);
+            return Ok((loss, updated));
         }
         let mut updates =
             Updates { device, optimizer: &*self.optimizer, trained, states, step: place.step, lr, random };
@@ -325,9 +342,9 @@ impl Trainer {
             }
         };
         let mut now = UpdateNow::new(device, sink, trained, &mut on_gradient);
-        stage.backward(device, &mut model.params, &mut now, &rows, pass, from_loss(device));
+        stage.backward(device, &mut model.params, &mut now, &rows, pass, from_loss(device))?;
         now.finish(&mut model.params);
-        (loss, updated)
+        Ok((loss, updated))
     }
 
     /// Updates every parameter by the accumulated gradients.

@@ -8,7 +8,7 @@ use ounce_spec::recipe::StateType;
 use ounce_tensor::{Device, Elem, Purpose, Weight};
 use ounce_train::checkpoint;
 use ounce_train::vfs::Disk;
-use ounce_train::{Run, TrainError, Trainer};
+use ounce_train::{Run, StepError, TrainError, Trainer};
 use tiny::{Case, HASH, Left, MAX_LENGTH, VOCABULARY, device, run_dir, sequences};
 
 #[allow(dead_code)]
@@ -74,7 +74,7 @@ fn updates_during_the_backward_pass_need_no_gradient_buffer() {
     let batch = Batch::of(&sequences(4, 3));
     let peak = |case: &Case, device: &Device| {
         let mut trainer = case.trainer(device);
-        trainer.rehearse(std::slice::from_ref(&batch)).memory.at_peak_bytes[Purpose::Gradients as usize]
+        trainer.rehearse(std::slice::from_ref(&batch)).unwrap().memory.at_peak_bytes[Purpose::Gradients as usize]
     };
     let [accumulate, now] = [Case::full(), Case::full().update_now("update now")];
     for device in [device(1), Device::dry()] {
@@ -85,7 +85,7 @@ fn updates_during_the_backward_pass_need_no_gradient_buffer() {
     let device = device(1);
     let mut trainer = now.trainer(&device);
     let before: Vec<Vec<f32>> = trainer.trained.iter().map(|&p| trainer.tensor(p).to_f32_vec()).collect();
-    trainer.rehearse(std::slice::from_ref(&batch));
+    trainer.rehearse(std::slice::from_ref(&batch)).unwrap();
     let after: Vec<Vec<f32>> = trainer.trained.iter().map(|&p| trainer.tensor(p).to_f32_vec()).collect();
     assert_eq!(before, after);
 }
@@ -107,6 +107,7 @@ fn a_gradient_that_is_not_finite_stops_the_updates() {
     let untouched: Vec<_> = ["layers.0.mlp.down_proj", "embed_tokens"].map(|name| id(&trainer, name)).to_vec();
     let before: Vec<Vec<f32>> = untouched.iter().map(|&p| trainer.tensor(p).f32().to_vec()).collect();
     let error = trainer.step(&[Batch::of(&sequences(3, 3))], 1, 0, 1e-2, 0.0).unwrap_err();
+    let StepError::NonFinite(error) = error else { panic!("{error}") };
     assert!(error.what.starts_with("gradient norm of model.layers.0.") && !error.examples.is_empty(), "{error}");
     let after: Vec<Vec<f32>> = untouched.iter().map(|&p| trainer.tensor(p).f32().to_vec()).collect();
     assert!(before == after, "updated after the gradient that is not finite");

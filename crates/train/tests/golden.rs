@@ -134,12 +134,12 @@ fn loss_and_every_gradient_match_transformers() {
             let training = Training { family: &*model.family, elem: Elem::F32 };
             let range = 0..model.segments();
             let stage = Stage { model: &training, range, policies: &policies, wanted: &wanted, random: None };
-            let pass = stage.forward(&device, &model.params, &rows, Vec::new());
+            let pass = stage.forward(&device, &model.params, &rows, Vec::new()).unwrap();
             let loss = pass.outputs[0].f32()[0] as f64;
             let want = golden.json["loss"].as_f64().unwrap();
             assert!((loss / want - 1.0).abs() < 1e-5, "{family}: loss {loss}, transformers {want}");
             let one = Tensor::from_f32(&device, &[1.0], 1, 1, Purpose::Activations);
-            stage.backward(&device, &mut model.params, &mut sink, &rows, pass, vec![Some(one), None]);
+            stage.backward(&device, &mut model.params, &mut sink, &rows, pass, vec![Some(one), None]).unwrap();
             for &p in &trained {
                 let name = &model.params[p].name;
                 let (shape, want) = golden

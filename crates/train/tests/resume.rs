@@ -178,7 +178,7 @@ fn early_stopping_puts_the_best_parameters_back() {
     assert!(outcome.progress.step < 40 && outcome.progress.evals_since_best == 2, "{:?}", outcome.progress);
     let best = outcome.progress.best_loss.unwrap();
     assert!(outcome.valid_loss.unwrap() > best, "the run did not diverge");
-    assert_eq!(run.evaluate().unwrap().0.to_bits(), best.to_bits());
+    assert_eq!(run.evaluate().unwrap().unwrap().0.to_bits(), best.to_bits());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Flags that `chat`, `generate` and `eval` share: the model and what is put on it.
 
+use crate::output::units::parse_bytes;
+
 /// The model to run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Model {
@@ -15,4 +17,7 @@ pub struct Model {
     /// Multiply quantised weights exactly instead of rounding activations to 8 bits; slower
     #[arg(long)]
     pub exact: bool,
+    /// Memory to stay within, such as 2GiB: a larger model is read from disk as it runs [default: what this process may have]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub mem: Option<usize>,
 }

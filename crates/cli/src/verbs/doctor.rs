@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ounce_plan::probe;
+use ounce_plan::{disk, probe};
 use ounce_spec::Machine;
 use ounce_spec::machine::Rates;
 
@@ -46,13 +46,15 @@ pub fn machine(context: &Context, fresh: bool) -> Machine {
     if let (false, Some(old)) = (fresh, remembered)
         && (&old.processor, old.cores, &old.features) == (&now.processor, now.cores, &now.features)
         && !old.rates.is_empty()
+        && old.disk.is_some()
     {
-        return Machine { rates: old.rates, ..now };
+        return Machine { rates: old.rates, disk: old.disk, ..now };
     }
     context.out.note("measuring, a few seconds …");
-    let measured = probe::measure(threads);
+    let mut measured = probe::measure(threads);
     // What cannot be remembered is measured again the next time.
     let _ = std::fs::create_dir_all(&context.env.cache);
+    measured.disk = disk::measure(&context.env.cache).ok();
     let _ = std::fs::write(&path, serde_json::to_vec_pretty(&measured).unwrap_or_default());
     measured
 }
@@ -77,6 +79,10 @@ fn lines(machine: &Machine) -> Vec<Line> {
     for rates in &machine.rates {
         out.push(ok("arithmetic", arithmetic(rates)));
         out.push(ok("bandwidth", bandwidth(rates)));
+    }
+    if let Some(disk) = &machine.disk {
+        let text = format!("read {:.2} GB/s, write {:.2} GB/s", disk.read_bytes_s / 1e9, disk.write_bytes_s / 1e9);
+        out.push(ok("disk", text));
     }
     out
 }

@@ -45,7 +45,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
             .help(format!("go on with it: ounce tune --resume {}", dir.display()))
             .help("or choose another directory with --out"));
     }
-    let (mut prepared, plan) = prepare(context, &recipe, args.mem)?;
+    let (prepared, plan) = prepare(context, &recipe, args.mem)?;
     if args.dry_run {
         match context.out.json {
             true => context.out.value(&json!({"recipe": recipe, "plan": plan})),
@@ -53,7 +53,6 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         }
         return Ok(Exit::Done);
     }
-    prepared.trainer.set_keep(&plan.keep);
     context.out.note(format!(
         "forecast: {} of memory, {}",
         units::bytes(plan.memory.total_bytes),
@@ -211,6 +210,9 @@ fn train_error(error: TrainError, dir: &Path, origins: &Origins) -> CliError {
             .help("or start a new run with another --out"),
         TrainError::State(_) => CliError::of(&codes::RESUME, &error).help("start a new run with another --out"),
         TrainError::Data(e) => data_error(e),
+        TrainError::Read(_) => CliError::of(&codes::READ, &error)
+            .detail("checkpoints before this step are good")
+            .help(format!("see to the disk, then go on with: ounce tune --resume {}", dir.display())),
         TrainError::Checkpoint(_) | TrainError::Report(_) => write_failed(&error, dir),
     }
 }

@@ -8,9 +8,9 @@ use ounce_spec::{
     model::{GenerationConfig, LayerType, Rope, RopeScaling},
 };
 
-use super::{import, metadata::*, names, permute, write_file};
+use super::{import, metadata::*, names, write_file};
 use crate::{
-    TensorData,
+    Restore, TensorData,
     config::{alternating, llama3_factors},
     save::{BytesOf, Info, WriteError},
 };
@@ -125,7 +125,10 @@ impl Export {
         let Planned { source, stored } = planned;
         let mut bytes = bytes;
         if import::is_permuted(&self.config, &stored.name) {
-            bytes = Cow::Owned(permute::to_interleaved(&bytes, source.shape[0], self.config.head_dim).to_vec());
+            let mut moved = vec![0; bytes.len()];
+            let order = Restore::Interleaved { rows: source.shape[0], head_dim: self.config.head_dim };
+            order.apply(&mut moved, &bytes);
+            bytes = Cow::Owned(moved);
         }
         let shift = if import::is_shifted(&self.config, &stored.name) { 1.0 } else { 0.0 };
         if stored.dtype == source.dtype && shift == 0.0 {

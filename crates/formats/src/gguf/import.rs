@@ -4,8 +4,8 @@ use std::path::Path;
 
 use ounce_spec::ModelConfig;
 
-use super::{config, names, permute, *};
-use crate::{Bytes, Checkpoint, Kind, OpenError, TensorData, Tensors};
+use super::{config, names, *};
+use crate::{Bytes, Checkpoint, Kind, OpenError, Restore, TensorData, Tensors};
 
 /// Opens a GGUF file that holds a model.
 pub(crate) fn import(path: &Path) -> Result<Checkpoint, OpenError> {
@@ -57,7 +57,7 @@ fn restore(config: &ModelConfig, tensor: &Tensor) -> Result<TensorData, String> 
         if !data.bytes.len().is_multiple_of(rows) {
             return Err(format!("{:?} of type {} cannot be cut into rows", data.shape, data.dtype.name()));
         }
-        data.bytes = permute::to_halves(&data.bytes, rows, config.head_dim);
+        data.bytes = data.bytes.restored(Restore::Halves { rows, head_dim: config.head_dim });
     }
     if is_shifted(config, &tensor.name) {
         let values = data.to_f32().ok_or_else(|| format!("a norm cannot be {}", data.dtype.name()))?;

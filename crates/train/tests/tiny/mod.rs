@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ounce_data::{Batches, Settings, Tokenized};
+use ounce_formats::Checkpoint;
 use ounce_model::{Model, adapters::lora};
 use ounce_optim::Buffer;
 use ounce_spec::Event;
@@ -113,9 +114,12 @@ impl Case {
     }
 
     pub fn trainer(&self, device: &Device) -> Trainer {
+        self.trainer_of(device, &ounce_formats::open(&golden(self.golden)).unwrap())
+    }
+
+    pub fn trainer_of(&self, device: &Device, checkpoint: &Checkpoint) -> Trainer {
         let recipe = &self.recipe;
-        let checkpoint = ounce_formats::open(&golden(self.golden)).unwrap();
-        let mut model = Model::load(device, &checkpoint, MAX_LENGTH).unwrap();
+        let mut model = Model::load(device, checkpoint, MAX_LENGTH).unwrap();
         let masters = if recipe.master_weights == MasterWeights::None { Elem::Bf16 } else { Elem::F32 };
         let trained = match recipe.method {
             Method::Full => model.make_dense(device, masters),
@@ -141,9 +145,13 @@ impl Case {
     }
 
     pub fn run<'a>(&'a self, device: &Device, dir: &'a Path, vfs: &'a dyn Vfs, stop: &'a AtomicBool) -> Run<'a> {
+        self.run_of(self.trainer(device), dir, vfs, stop)
+    }
+
+    fn run_of<'a>(&'a self, trainer: Trainer, dir: &'a Path, vfs: &'a dyn Vfs, stop: &'a AtomicBool) -> Run<'a> {
         Run {
             recipe: &self.recipe,
-            trainer: self.trainer(device),
+            trainer,
             batches: self.batches(),
             valid: sequences(self.valid, 2),
             dir,
@@ -162,8 +170,20 @@ impl Case {
         resume: bool,
         stop_after: Option<usize>,
     ) -> Result<(Outcome, Left), TrainError> {
+        self.train_with(self.trainer(device), dir, vfs, resume, stop_after)
+    }
+
+    /// The same with a trainer of the caller's.
+    pub fn train_with(
+        &self,
+        trainer: Trainer,
+        dir: &Path,
+        vfs: &dyn Vfs,
+        resume: bool,
+        stop_after: Option<usize>,
+    ) -> Result<(Outcome, Left), TrainError> {
         let stop = AtomicBool::new(stop_after == Some(0));
-        let mut run = self.run(device, dir, vfs, &stop);
+        let mut run = self.run_of(trainer, dir, vfs, &stop);
         let outcome = run.train(resume, &mut |event| match event {
             Event::Step { step, .. } if stop_after == Some(*step) => stop.store(true, Ordering::Relaxed),
             _ => {}

@@ -119,6 +119,7 @@ fn generate(
     let prompts = items.iter().map(|item| prompt(speaker, item)).collect::<Result<Vec<_>>>()?;
     let params = SamplingParams { max_tokens: max_tokens.max(1), ..SamplingParams::default() };
     let answers = answer_all(&mut speaker.engine, &prompts, &params, progress.of(items.len(), "answers"));
+    let answers = answers.map_err(|e| CliError::of(&codes::READ, &e))?;
     if progress.signals.stopped() {
         return Err(progress.interrupted());
     }
@@ -203,7 +204,7 @@ fn choose(speaker: &mut Speaker, items: &[Item], progress: &Progress) -> Result<
 fn losses(speaker: &Speaker, sequences: &[Tokenized], what: &str, progress: &Progress) -> Result<Vec<DocumentLoss>> {
     let mut say = progress.of(sequences.len(), what);
     let losses = likelihood::losses(&speaker.device, speaker.engine.model(), Elem::F32, sequences, &mut say);
-    let losses = losses.ok_or_else(|| progress.interrupted())?;
+    let losses = losses.map_err(|e| CliError::of(&codes::READ, &e))?.ok_or_else(|| progress.interrupted())?;
     say(sequences.len());
     Ok(losses)
 }

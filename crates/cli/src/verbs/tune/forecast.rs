@@ -3,10 +3,13 @@
 use std::time::Instant;
 
 use ounce_data::Batch;
-use ounce_plan::{Calibration, DoesNotFit, Facts, Shapes, choose, probe};
+use ounce_formats::Checkpoint;
+use ounce_plan::{Calibration, DoesNotFit, Facts, Shapes, choose, disk, probe};
+use ounce_spec::plan::Residency;
 use ounce_spec::recipe::{Compute, Method};
 use ounce_spec::{Plan, Recipe};
 use ounce_tensor::{Device, Elem, Weight};
+use ounce_train::Trainer;
 
 use super::setup::{self, Prepared};
 use crate::codes;
@@ -17,7 +20,8 @@ use crate::verbs::plan::parts;
 /// Batches that are rehearsed: enough that their mean is the run's.
 const SAMPLE: usize = 24;
 
-/// Forecasts and chooses; refuses what cannot fit into `limit_bytes` (nothing: what this process may use).
+/// Forecasts and chooses; refuses what cannot fit into `limit_bytes` (nothing: what this process may use). The trainer is left
+/// as the plan has it.
 pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<usize>) -> Result<Plan> {
     let (sample, mean_tokens, sequences) = sample(prepared);
     let parts = sample.iter().flat_map(|b| b.parts(setup::micro_batch_tokens(recipe)));
@@ -26,12 +30,12 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
     let rank = if recipe.method == Method::Lora { recipe.lora.rank } else { 0 };
     let trainer = &prepared.trainer;
     let shapes = Shapes { rows, length: (mean_tokens / sequences.max(1.0)) as usize, rank, elem };
-    let calibration = Calibration::measure(&trainer.device, &trainer.model, &shapes);
+    let mut calibration = Calibration::measure(&trainer.device, &trainer.model, &shapes);
     // Its buffers belong to no step.
     trainer.device.arena().trim();
 
-    let dry = Device::dry();
-    let mut rehearsal = setup::build(&dry, &prepared.target.checkpoint, recipe)?;
+    let checkpoint = &prepared.target.checkpoint;
+    let mut rehearsal = setup::build(&Device::dry(), checkpoint, recipe)?;
     let accumulation = recipe.gradient_accumulation.max(1);
     let steps = recipe.max_steps.unwrap_or_else(|| prepared.batches.steps_in(recipe.epochs).div_ceil(accumulation));
     let params = &trainer.model.params;
@@ -40,12 +44,13 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
     let scratch =
         |(n, k): (usize, usize)| processor.map_or(0, |cpu| cpu.matmul_workspace_bytes(rows, n, k, elem == Elem::Bf16));
     let linears = trainer.model.family.linears();
-    let facts = Facts {
+    let mut facts = Facts {
         blocks: trainer.model.family.blocks(),
         activations: recipe.activations,
         limit_bytes: limit_bytes.unwrap_or_else(probe::usable_memory_bytes),
         program_bytes: prepared.program_bytes,
         mapped_bytes: mapped.map(|(_, p)| p.weight.bytes_len()).sum(),
+        unstreamable_bytes: None,
         optimizer_bytes: trainer.optimizer_bytes(),
         scratch_bytes: linears.iter().map(|l| scratch(params.weight(l.weight).shape())).max().unwrap_or(0),
         rehearsed: sample.len(),
@@ -53,13 +58,39 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
         steps,
         tokens: (mean_tokens * (steps * accumulation) as f64) as usize,
     };
-    let plan = choose(&facts, &calibration, &mut |keep| {
-        rehearsal.set_keep(keep);
-        rehearsal.rehearse(&sample)
-    });
+    let rehearse = |trainer: &mut Trainer, keep: &[bool]| {
+        trainer.set_keep(keep);
+        trainer.rehearse(&sample).expect("the dry device reads nothing")
+    };
+    let mut plan = choose(&facts, &calibration, &mut |keep, _| rehearse(&mut rehearsal, keep));
+    let whole = matches!(&plan, Ok(plan) if plan.keep.iter().all(|kept| *kept));
+    if !whole && facts.mapped_bytes > 0 {
+        // Only now is the disk's speed worth measuring.
+        facts.unstreamable_bytes = Some(trainer.model.unstreamable_bytes(checkpoint));
+        calibration.read_bytes_s = largest_file(checkpoint).and_then(|path| disk::read_bytes_s(&path)).unwrap_or(0.0);
+        let mut streamed = setup::build(&Device::dry(), checkpoint, recipe)?;
+        setup::stream(&mut streamed, checkpoint)?;
+        plan = choose(&facts, &calibration, &mut |keep, weights| match weights {
+            Residency::Mapped => rehearse(&mut rehearsal, keep),
+            Residency::Streamed => rehearse(&mut streamed, keep),
+        });
+        if matches!(&plan, Ok(plan) if plan.weights == Residency::Streamed) {
+            rehearsal = streamed;
+        }
+    }
     let mut plan = plan.map_err(refused)?;
-    measure(&mut plan, &calibration, &mut rehearsal, &sample, mean_tokens, &mut prepared.trainer);
+    if plan.weights == Residency::Streamed {
+        setup::stream(&mut prepared.trainer, checkpoint)?;
+    }
+    prepared.trainer.set_keep(&plan.keep);
+    measure(&mut plan, &calibration, &mut rehearsal, &sample, mean_tokens, &mut prepared.trainer)?;
     Ok(plan)
+}
+
+/// The file that most weights are in.
+fn largest_file(checkpoint: &Checkpoint) -> Option<std::path::PathBuf> {
+    let places = checkpoint.tensors.iter().filter_map(|(_, data)| data.bytes.place());
+    places.max_by_key(|place| place.range.end).map(|place| place.path.to_path_buf())
 }
 
 /// Steps longer than this are forecast without running one.
@@ -70,30 +101,32 @@ const LONGEST_MEASURED_S: f64 = 20.0;
 fn measure(
     plan: &mut Plan,
     calibration: &Calibration,
-    rehearsal: &mut ounce_train::Trainer,
+    rehearsal: &mut Trainer,
     sample: &[Batch],
     mean_tokens: f64,
-    trainer: &mut ounce_train::Trainer,
-) {
+    trainer: &mut Trainer,
+) -> Result<()> {
     let distance = |batch: &&Batch| (batch.tokens() as f64 - mean_tokens).abs() as usize;
-    let Some(typical) = sample.iter().min_by_key(distance).map(std::slice::from_ref) else { return };
-    let expected = calibration.seconds(&rehearsal.rehearse(typical).counter);
+    let Some(typical) = sample.iter().min_by_key(distance).map(std::slice::from_ref) else { return Ok(()) };
+    rehearsal.set_keep(&plan.keep);
+    let rehearsed = rehearsal.rehearse(typical).expect("the dry device reads nothing");
+    let expected = calibration.seconds(&rehearsed.counter);
     if expected <= 0.0 || expected > LONGEST_MEASURED_S {
-        return;
+        return Ok(());
     }
-    trainer.set_keep(&plan.keep);
     // The first one also makes the buffers, which the run's later steps find ready.
     let mut time = || {
         let started = Instant::now();
-        trainer.rehearse(typical);
-        started.elapsed().as_secs_f64()
+        trainer.rehearse(typical).map_err(|e| CliError::of(&codes::READ, &e))?;
+        Ok(started.elapsed().as_secs_f64())
     };
-    let factor = time().min(time()) / expected;
+    let factor = time()?.min(time()?) / expected;
     plan.time.step_s *= factor;
     plan.time.total_s *= factor;
     plan.time.tokens_per_s /= factor;
     plan.reasons
         .push(format!("a batch run for real took {:+.0} % against the sum of its kernels", 100.0 * (factor - 1.0)));
+    Ok(())
 }
 
 /// Batches of the first epoch, spread over it, the largest among them; the mean tokens and sequences of a batch.

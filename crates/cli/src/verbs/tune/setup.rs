@@ -149,6 +149,12 @@ pub fn micro_batch_tokens(recipe: &Recipe) -> usize {
     }
 }
 
+/// Lets the base model's weights be read from their file a segment ahead.
+pub fn stream(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<()> {
+    let device = trainer.device.clone();
+    trainer.model.stream(&device, checkpoint).map_err(|e| CliError::of(&codes::READ, &e))
+}
+
 fn attach(device: &Device, model: &mut Model, recipe: &Recipe) -> Result<Vec<ParamId>> {
     let bad = |e: &dyn std::error::Error| CliError::of(&codes::ADAPTER, e);
     match &recipe.lora.init_from {
@@ -215,10 +221,12 @@ impl Prepared {
 fn mark(checkpoint: &Checkpoint, hash: &mut Sha256) {
     const SAMPLE: usize = 4096;
     for (name, tensor) in checkpoint.tensors.iter() {
-        let bytes = &*tensor.bytes;
+        let bytes = tensor.bytes.stored();
         let middle = &bytes[bytes.len() / 2..];
         hash.update(format!("{name} {:?} {:?}", tensor.dtype, tensor.shape).as_bytes());
         hash.update(&bytes[..bytes.len().min(SAMPLE)]);
         hash.update(&middle[..middle.len().min(SAMPLE)]);
+        // A run that streams its weights has no other use for these pages.
+        tensor.bytes.forget();
     }
 }

@@ -1,0 +1,109 @@
+//! A model that is larger than the memory it may use: the plan streams its weights and says so, and tuning and talking give what
+//! they give in memory, byte for byte. Through the real binary.
+
+mod common;
+
+use common::Place;
+use ounce_formats::{TensorData, Tensors, safetensors_file};
+
+const LAYERS: usize = 8;
+const HIDDEN: usize = 256;
+const FFN: usize = 1024;
+
+/// `wide/`: the tiny model with more and wider layers, 33 MB of weights that look random.
+fn wide_model(place: &Place) {
+    place.tiny_model();
+    let text = std::fs::read_to_string(place.path("tiny/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (key, value) in [
+        ("num_hidden_layers", LAYERS),
+        ("hidden_size", HIDDEN),
+        ("intermediate_size", FFN),
+        ("num_attention_heads", 4),
+        ("num_key_value_heads", 2),
+        ("head_dim", 64),
+    ] {
+        config[key] = value.into();
+    }
+    place.write("wide/config.json", &config.to_string());
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        std::fs::copy(place.path("tiny").join(name), place.path("wide").join(name)).unwrap();
+    }
+    let mut tensors = Tensors::new();
+    let mut add = |name: &str, shape: &[usize]| {
+        let n: usize = shape.iter().product();
+        // Knuth's multiplicative hash of the position, uniform within 0.07; norms are ones.
+        let value = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32 * 0.14 - 0.07;
+        let values: Vec<f32> = (0..n).map(|i| if shape.len() == 1 { 1.0 } else { value(i + n) }).collect();
+        tensors.insert(name, TensorData::from_f32(shape.to_vec(), &values));
+    };
+    add("model.embed_tokens.weight", &[97, HIDDEN]);
+    add("lm_head.weight", &[97, HIDDEN]);
+    add("model.norm.weight", &[HIDDEN]);
+    for layer in 0..LAYERS {
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        add(&name("input_layernorm"), &[HIDDEN]);
+        add(&name("post_attention_layernorm"), &[HIDDEN]);
+        for (part, n, k) in [("q_proj", HIDDEN, HIDDEN), ("k_proj", 128, HIDDEN), ("v_proj", 128, HIDDEN)] {
+            add(&name(&format!("self_attn.{part}")), &[n, k]);
+        }
+        add(&name("self_attn.o_proj"), &[HIDDEN, HIDDEN]);
+        for (part, n, k) in [("gate_proj", FFN, HIDDEN), ("up_proj", FFN, HIDDEN), ("down_proj", HIDDEN, FFN)] {
+            add(&name(&format!("mlp.{part}")), &[n, k]);
+        }
+    }
+    safetensors_file::write(&place.path("wide/model.safetensors"), &tensors).unwrap();
+}
+
+fn plan(place: &Place, verb: &[&str], rest: &[&str]) -> serde_json::Value {
+    let common = ["wide", "--data", "d.jsonl", "--max-length", "32", "--max-steps", "6", "--seed", "3"];
+    serde_json::from_str(&place.ok(&[verb, &common, rest].concat()).stdout).unwrap()
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_streamed_and_tuned_to_the_same_bytes() {
+    let place = Place::new();
+    wide_model(&place);
+    place.echo_rows("d.jsonl", "abcdefghijklmnop");
+    place.echo_rows("v.jsonl", "abcd");
+    let roomy = plan(&place, &["plan", "tune"], &["--json"]);
+    assert_eq!(roomy["weights"], "mapped");
+    let needed = roomy["memory"]["total_bytes"].as_u64().unwrap();
+    // A third of the weights less than that: no activation is worth so much.
+    let limit = (needed - (11 << 20)).to_string();
+    let tight = plan(&place, &["plan", "tune"], &["--json", "--mem", &limit]);
+    assert_eq!(tight["weights"], "streamed");
+    assert!(tight["memory"]["total_bytes"].as_u64().unwrap() < needed - (15 << 20), "{tight}");
+    let reasons = tight["reasons"].to_string();
+    assert!(reasons.contains("read from disk a block ahead"), "{reasons}");
+    // Up and down again, but for the blocks where the way turns: they are still there.
+    let read = tight["time"]["step_read_bytes"].as_f64().unwrap();
+    assert!((5.6e7..5.9e7).contains(&read), "{tight}");
+
+    let tune = ["tune", "wide", "--data", "d.jsonl", "--valid", "v.jsonl", "--set", "eval_every=3"];
+    let short = ["--max-length", "32", "--max-steps", "6", "--seed", "3", "-q"];
+    place.ok(&[&tune[..], &short, &["--out", "mapped"]].concat());
+    place.ok(&[&tune[..], &short, &["--out", "streamed", "--mem", &limit]].concat());
+    let adapter = |run: &str| std::fs::read(place.path(run).join("adapter_model.safetensors")).unwrap();
+    assert!(adapter("mapped") == adapter("streamed"), "the adapters differ");
+    let summary = |run: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(place.path(run).join("summary.json")).unwrap()).unwrap()
+    };
+    assert_eq!(summary("streamed")["forecast"]["weights"], "streamed");
+    assert_eq!(summary("streamed")["valid_loss"], summary("mapped")["valid_loss"]);
+}
+
+#[test]
+fn a_model_that_does_not_fit_answers_and_is_measured_all_the_same() {
+    let place = Place::new();
+    wide_model(&place);
+    place.echo_rows("v.jsonl", "abcd");
+    let generate = ["generate", "wide", "--raw", "the quick", "--max-tokens", "8", "--context", "64"];
+    let eval = ["eval", "wide", "--data", "v.jsonl", "--context", "64", "--json"];
+    for verb in [&generate[..], &eval] {
+        let (mapped, streamed) = (place.ok(verb), place.ok(&[verb, &["--mem", "8MiB"]].concat()));
+        assert_eq!(mapped.stdout, streamed.stdout);
+        assert!(streamed.stderr.contains("read from disk for every step"), "{}", streamed.stderr);
+        assert!(!mapped.stderr.contains("read from disk"), "{}", mapped.stderr);
+    }
+}
