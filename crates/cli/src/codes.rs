@@ -74,6 +74,8 @@ codes! {
     CHECKSUM = "O0405", Failed, "a downloaded file is not what the hub announced";
     TASK = "O0501", Failed, "a task file cannot be used";
     GATE = "O0502", Gate, "a score is below what was asked for";
+    OPEN = "O0601", Usage, "a server that others can reach needs a key";
+    SERVE = "O0602", Failed, "a server cannot start";
 }
 
 #[cfg(test)]

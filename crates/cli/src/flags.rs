@@ -12,6 +12,7 @@ pub mod pull;
 pub mod runs;
 pub mod sampling;
 pub mod schema;
+pub mod serve;
 pub mod talk;
 pub mod tune;
 
@@ -67,6 +68,7 @@ pub enum Verb {
     Eval(eval::Args),
     Chat(chat::Args),
     Generate(generate::Args),
+    Serve(serve::Args),
     Merge(convert::Merge),
     Convert(convert::Convert),
     Runs(runs::Args),

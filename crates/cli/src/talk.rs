@@ -1,4 +1,4 @@
-//! A model that answers: engine, tokenizer and template together. What `chat`, `generate` and `eval` run on.
+//! A model that answers: engine, tokenizer and template together. What `chat`, `generate`, `eval` and `serve` run on.
 
 use std::cell::RefCell;
 use std::time::Instant;
@@ -28,7 +28,7 @@ pub struct Speaker {
     pub text: Text,
     pub generation: GenerationConfig,
     /// The model's own template, or ChatML.
-    template: ChatTemplate,
+    pub template: ChatTemplate,
 }
 
 /// An answer and what it took.

@@ -11,6 +11,7 @@ pub mod plan;
 pub mod pull;
 pub mod runs;
 pub mod schema;
+pub mod serve;
 pub mod tune;
 
 use crate::codes::Exit;
@@ -52,6 +53,7 @@ pub fn run(cli: Cli, env: Env, out: Output) -> Result<Exit> {
         Verb::Eval(args) => eval::run(&context, args),
         Verb::Chat(args) => chat::run(&context, args),
         Verb::Generate(args) => generate::run(&context, args),
+        Verb::Serve(args) => serve::run(&context, args),
         Verb::Data(args) => data::run(&context, args),
         Verb::Schema(args) => schema::run(&context, args),
         Verb::Completions(args) => completions::run(&context, args),

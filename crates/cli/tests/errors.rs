@@ -16,7 +16,7 @@ fn errors_say_what_where_why_and_what_to_do() {
     place.write("wrong-adapter/adapter_config.json", "{\"peft_type\":\"IA3\"}");
     place.write("used/recipe.yaml", "model: x\n");
     let _ = model;
-    let cases: [(&str, &[&str]); 18] = [
+    let cases: [(&str, &[&str]); 19] = [
         ("no_verb", &[]),
         ("unknown_verb", &["tone"]),
         ("unknown_flag", &["tune", "--rnak", "8"]),
@@ -31,6 +31,7 @@ fn errors_say_what_where_why_and_what_to_do() {
         ("no_model", &["generate", "org/name", "hi"]),
         ("bad_adapter", &["generate", "tiny", "hi", "--adapter", "wrong-adapter"]),
         ("sampling", &["generate", "tiny", "hi", "--top-p", "0", "--temperature=-1"]),
+        ("serve_open", &["serve", "tiny", "--host", "0.0.0.0"]),
         ("bad_task", &["eval", "tiny", "--task", "task.jsonl"]),
         ("offline", &["pull", "org/name", "--offline"]),
         ("bad_name", &["pull", "../name"]),

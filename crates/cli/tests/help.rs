@@ -7,7 +7,7 @@ use common::Place;
 #[test]
 fn help_is_what_it_was() {
     let place = Place::new();
-    let verbs: [&[&str]; 19] = [
+    let verbs: [&[&str]; 20] = [
         &[],
         &["doctor"],
         &["plan"],
@@ -19,6 +19,7 @@ fn help_is_what_it_was() {
         &["eval"],
         &["chat"],
         &["generate"],
+        &["serve"],
         &["merge"],
         &["convert"],
         &["runs"],
@@ -38,9 +39,20 @@ fn help_is_what_it_was() {
 #[test]
 fn every_verb_of_work_teaches_by_example() {
     let place = Place::new();
-    for verb in
-        ["doctor", "pull", "tune", "eval", "chat", "generate", "merge", "convert", "runs", "schema", "completions"]
-    {
+    for verb in [
+        "doctor",
+        "pull",
+        "tune",
+        "eval",
+        "chat",
+        "generate",
+        "serve",
+        "merge",
+        "convert",
+        "runs",
+        "schema",
+        "completions",
+    ] {
         let help = place.ok(&[verb, "--help"]).stdout;
         assert!(help.contains("Examples:\n  ounce "), "{verb}");
     }

@@ -7,8 +7,11 @@ use std::collections::VecDeque;
 use ounce_model::{Kv, Model};
 use ounce_tensor::{Device, Elem, ReadError};
 
-use crate::sampler::Sampler;
-use crate::sequence::{Finish, Output, Request, SeqId, Sequence};
+use crate::sampler::{Sampler, logprob, top_logprobs};
+use crate::sequence::{Finish, Output, Request, Scored, SeqId, Sequence};
+
+/// Rows of a prompt in one step where the logits of all are wanted: with 262,144 tokens to choose from, 64 rows are 64 MiB.
+const SCORED_ROWS: usize = 64;
 
 /// Sizes of an engine.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,6 +55,25 @@ pub enum Failure {
     Read(#[from] ReadError),
 }
 
+impl Refusal {
+    /// Whether a prompt can run where the context has `context` positions and the vocabulary `vocab` tokens.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check(prompt: &[u32], context: usize, vocab: usize) -> Result<(), Refusal> {
+        if prompt.is_empty() {
+            return Err(Refusal::Empty);
+        }
+        if prompt.len() >= context {
+            return Err(Refusal::TooLong { prompt: prompt.len(), context });
+        }
+        match prompt.iter().find(|&&t| t as usize >= vocab) {
+            Some(&token) => Err(Refusal::Token { token, vocab }),
+            None => Ok(()),
+        }
+    }
+}
+
 pub struct Engine {
     device: Device,
     model: Model,
@@ -93,22 +115,13 @@ impl Engine {
 
     /// Queues a request.
     pub fn submit(&mut self, request: Request) -> Result<SeqId, Refusal> {
-        let (prompt, context) = (request.prompt.len(), self.settings.context);
-        if prompt == 0 {
-            return Err(Refusal::Empty);
-        }
-        if prompt >= context {
-            return Err(Refusal::TooLong { prompt, context });
-        }
-        let vocab = self.model.config.vocab_size;
-        if let Some(&token) = request.prompt.iter().find(|&&t| t as usize >= vocab) {
-            return Err(Refusal::Token { token, vocab });
-        }
+        Refusal::check(&request.prompt, self.settings.context, self.model.config.vocab_size)?;
         let id = SeqId(self.next);
         self.next += 1;
         let sampler = Sampler::new(&request.params, &request.prompt);
         let (tokens, params) = (request.prompt, request.params);
-        self.waiting.push_back(Sequence { id, tokens, prompt_len: prompt, params, sampler, slot: 0, cached: 0 });
+        let prompt_len = tokens.len();
+        self.waiting.push_back(Sequence { id, tokens, prompt_len, params, sampler, slot: 0, cached: 0 });
         Ok(id)
     }
 
@@ -125,27 +138,44 @@ impl Engine {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
+    /// Sequences that have a slot, and sequences that wait for one.
+    pub fn load(&self) -> (usize, usize) {
+        (self.running.len(), self.waiting.len())
+    }
+
+    /// The share of the cache's positions that running sequences fill.
+    pub fn cache_usage(&self) -> f64 {
+        let filled: usize = self.running.iter().map(|s| s.cached).sum();
+        filled as f64 / (self.settings.slots * self.settings.context) as f64
+    }
+
     /// Schedules, runs the model once, accepts. After a failure everything stands where it stood before the step.
     pub fn step(&mut self) -> Result<Vec<Output>, ReadError> {
-        self.admit();
+        let mut out = Vec::new();
+        self.admit(&mut out);
         let parts = self.schedule();
         if parts.is_empty() {
-            return Ok(Vec::new());
+            return Ok(out);
         }
         let slices: Vec<(usize, &[u32])> = parts
             .iter()
             .map(|&(i, n)| (self.running[i].slot, &self.running[i].tokens[self.running[i].cached..][..n]))
             .collect();
         let rows = self.kv.begin(&slices);
-        // Logits are needed where a sequence's last token is in the batch.
+        // Logits are needed where a sequence's last token is in the batch, and for prompts that are to be scored.
         let (mut asked, mut wanted) = (Vec::new(), Vec::new());
         let mut row = 0;
         for &(i, n) in &parts {
-            row += n;
-            if self.running[i].cached + n == self.running[i].tokens.len() {
-                asked.push(i);
-                wanted.push(row as u32 - 1);
+            let sequence = &self.running[i];
+            let from = if sequence.is_scored() { 0 } else { n - 1 };
+            for r in from..n {
+                let next = sequence.cached + r + 1;
+                if next == sequence.tokens.len() || sequence.is_scored() {
+                    asked.push((i, next));
+                    wanted.push((row + r) as u32);
+                }
             }
+            row += n;
         }
         let logits = self.model.infer(&self.device, &rows, &mut self.kv, &wanted, self.settings.int8);
         let logits = logits.inspect_err(|_| {
@@ -159,16 +189,25 @@ impl Engine {
             sequence.cached += n;
         }
         let v = logits.cols();
-        let mut out = Vec::new();
         let mut ended = Vec::new();
-        for (k, &i) in asked.iter().enumerate() {
-            let choice = self.running[i].sampler.sample(&logits.f32()[k * v..(k + 1) * v]);
-            if let Some(reason) = self.accept(i, choice.token, choice.logprob, &mut out) {
-                ended.push((i, reason));
+        for (k, &(i, next)) in asked.iter().enumerate() {
+            let logits = &logits.f32()[k * v..(k + 1) * v];
+            let sequence = &mut self.running[i];
+            if let Some(&token) = sequence.tokens.get(next) {
+                let top = top_logprobs(logits, sequence.params.prompt_logprobs.unwrap_or(0));
+                let token = Scored { token, logprob: logprob(logits, token), top };
+                out.push(Output::Prompt { id: sequence.id, token });
+                continue;
+            }
+            let choice = sequence.sampler.sample(logits);
+            let top = top_logprobs(logits, sequence.params.logprobs);
+            let scored = Scored { token: choice.token, logprob: choice.logprob, top };
+            if let Some((reason, token)) = self.accept(i, scored, &mut out) {
+                ended.push((i, reason, token));
             }
         }
-        for (i, reason) in ended.into_iter().rev() {
-            out.push(Output::Finished { id: self.running[i].id, reason });
+        for (i, reason, token) in ended.into_iter().rev() {
+            out.push(Output::Finished { id: self.running[i].id, reason, token });
             self.retire(i);
         }
         Ok(out)
@@ -183,8 +222,8 @@ impl Engine {
             let outputs = self.step().inspect_err(|_| self.cancel(id))?;
             for output in outputs {
                 match output {
-                    Output::Token { id: of, token: chosen, .. } if of == id => token = Some(chosen),
-                    Output::Finished { id: of, reason } if of == id => finish = Some(reason),
+                    Output::Token { id: of, token: chosen } if of == id => token = Some(chosen.token),
+                    Output::Finished { id: of, reason, .. } if of == id => finish = Some(reason),
                     _ => {}
                 }
             }
@@ -202,12 +241,12 @@ impl Engine {
     }
 
     /// Gives waiting sequences free slots: the one that remembers the longest common beginning.
-    fn admit(&mut self) {
+    fn admit(&mut self, out: &mut Vec<Output>) {
         while self.running.len() < self.settings.slots {
             let Some(mut sequence) = self.waiting.pop_front() else { return };
             let busy = |slot: &usize| self.running.iter().any(|s| s.slot == *slot);
-            // At least one token must run to give logits.
-            let limit = sequence.tokens.len() - 1;
+            // At least one token must run to give logits; all of them where each is scored.
+            let limit = if sequence.params.prompt_logprobs.is_some() { 0 } else { sequence.tokens.len() - 1 };
             let shared = |slot: usize| common(&self.memory[slot], &sequence.tokens).min(limit);
             let free: Vec<usize> = (0..self.settings.slots).filter(|s| !busy(s)).collect();
             let Some(&slot) = free
@@ -220,6 +259,7 @@ impl Engine {
             self.kv.truncate(slot, kept);
             self.memory[slot].truncate(kept);
             (sequence.slot, sequence.cached) = (slot, kept);
+            out.push(Output::Started { id: sequence.id, cached: kept });
             self.running.push(sequence);
         }
     }
@@ -230,7 +270,8 @@ impl Engine {
         let mut parts = Vec::new();
         for (i, sequence) in self.running.iter().enumerate() {
             let left = sequence.tokens.len() - sequence.cached;
-            let n = if left == 1 { 1 } else { left.min(budget) };
+            let most = if sequence.is_scored() { SCORED_ROWS } else { usize::MAX };
+            let n = if left == 1 { 1 } else { left.min(budget).min(most) };
             if left > 1 {
                 budget -= n;
             }
@@ -241,18 +282,18 @@ impl Engine {
         parts
     }
 
-    /// Takes a sampled token into sequence `i`, or says why it ends.
-    fn accept(&mut self, i: usize, token: u32, logprob: f32, out: &mut Vec<Output>) -> Option<Finish> {
-        let sequence = &mut self.running[i];
+    /// Takes a sampled token into sequence `i`, or says why it ends and with which token.
+    fn accept(&mut self, i: usize, scored: Scored, out: &mut Vec<Output>) -> Option<(Finish, Option<Scored>)> {
+        let (sequence, token) = (&mut self.running[i], scored.token);
         let ends = !sequence.params.ignore_eos && self.model.config.eos_token_id.contains(&token);
         if ends || sequence.params.stop_tokens.contains(&token) {
-            return Some(Finish::Stop);
+            return Some((Finish::Stop, Some(scored)));
         }
         sequence.tokens.push(token);
-        out.push(Output::Token { id: sequence.id, token, logprob });
+        out.push(Output::Token { id: sequence.id, token: scored });
         let answered = sequence.tokens.len() - sequence.prompt_len;
         let full = sequence.tokens.len() >= self.settings.context;
-        (full || answered >= sequence.params.max_tokens).then_some(Finish::Length)
+        (full || answered >= sequence.params.max_tokens).then_some((Finish::Length, None))
     }
 
     fn retire(&mut self, i: usize) {

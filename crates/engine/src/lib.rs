@@ -10,5 +10,5 @@ mod sequence;
 mod text;
 
 pub use engine::{Engine, Failure, Refusal, Settings};
-pub use sequence::{Finish, Output, Request, SeqId};
+pub use sequence::{Finish, Output, Request, Scored, SeqId};
 pub use text::{Piece, TextStream};

@@ -142,16 +142,52 @@ pub fn argmax(scores: &[f32]) -> (u32, f32) {
 
 /// log softmax of `logits` `[v]` at `token`.
 pub fn logprob(logits: &[f32], token: u32) -> f32 {
-    let (_, max) = argmax(logits);
-    let Some(&logit) = logits.get(token as usize) else { return f32::NEG_INFINITY };
-    if max == f32::NEG_INFINITY || logit.is_nan() {
-        return f32::NEG_INFINITY;
+    LogSoftmax::of(logits).at(token)
+}
+
+/// The `k` most likely tokens with their log probabilities, best first, of equals the lower id first. The numbers are those
+/// that [`logprob`] gives, bit for bit.
+pub fn top_logprobs(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+    if k == 0 {
+        return Vec::new();
     }
-    if max == f32::INFINITY {
-        let ties = logits.iter().filter(|&&l| l == max).count() as f32;
-        return if logit == max { -ties.ln() } else { f32::NEG_INFINITY };
+    let floor = if k < logits.len() { filters::kth_largest(logits, k) } else { f32::NEG_INFINITY };
+    let mut ids: Vec<u32> = (0..logits.len() as u32).filter(|&id| logits[id as usize] >= floor).collect();
+    // Stable: equals stay in the order of their ids.
+    ids.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+    ids.truncate(k);
+    let all = LogSoftmax::of(logits);
+    ids.into_iter().map(|id| (id, all.at(id))).collect()
+}
+
+/// The log softmax of one row, whose sum is taken once.
+struct LogSoftmax<'a> {
+    logits: &'a [f32],
+    max: f32,
+    /// ln Σ exp(x - max); where the largest is infinite, ln of how many are.
+    ln_sum: f64,
+}
+
+impl LogSoftmax<'_> {
+    fn of(logits: &[f32]) -> LogSoftmax<'_> {
+        let (_, max) = argmax(logits);
+        let ln_sum = match max {
+            f32::NEG_INFINITY => 0.0,
+            f32::INFINITY => (logits.iter().filter(|&&l| l == max).count() as f64).ln(),
+            _ => filters::sum_exp(logits, max).ln(),
+        };
+        LogSoftmax { logits, max, ln_sum }
     }
-    (f64::from(logit - max) - filters::sum_exp(logits, max).ln()) as f32
+
+    fn at(&self, token: u32) -> f32 {
+        match self.logits.get(token as usize) {
+            Some(&logit) if logit == self.max && self.max > f32::NEG_INFINITY => -self.ln_sum as f32,
+            Some(&logit) if self.max.is_finite() && !logit.is_nan() => {
+                (f64::from(logit - self.max) - self.ln_sum) as f32
+            }
+            _ => f32::NEG_INFINITY,
+        }
+    }
 }
 
 #[cfg(test)]

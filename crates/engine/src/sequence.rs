@@ -23,18 +23,24 @@ pub enum Finish {
 }
 
 /// What a step gives back.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Output {
+    /// The sequence got its slot. The first `cached` tokens of its prompt were in it and are not computed again.
+    Started { id: SeqId, cached: usize },
+    /// One token of a prompt whose log probabilities were asked for, from its second on, in order.
+    Prompt { id: SeqId, token: Scored },
     /// A new token. A token that ends the sequence is not given.
-    Token {
-        id: SeqId,
-        token: u32,
-        logprob: f32,
-    },
-    Finished {
-        id: SeqId,
-        reason: Finish,
-    },
+    Token { id: SeqId, token: Scored },
+    /// The end; `token` is the one that ended it, where one did.
+    Finished { id: SeqId, reason: Finish, token: Option<Scored> },
+}
+
+/// A token with its log probability under the model, and the most likely ones at its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    pub token: u32,
+    pub logprob: f32,
+    pub top: Vec<(u32, f32)>,
 }
 
 /// A sequence that waits or runs.
@@ -49,4 +55,11 @@ pub(crate) struct Sequence {
     pub slot: usize,
     /// Tokens whose keys and values are in the cache.
     pub cached: usize,
+}
+
+impl Sequence {
+    /// Whether the tokens of its prompt that run now are to be scored.
+    pub fn is_scored(&self) -> bool {
+        self.params.prompt_logprobs.is_some() && self.cached < self.prompt_len
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ounce_engine::sampler::{SamplingParams, argmax};
+use ounce_engine::sampler::{SamplingParams, argmax, logprob, top_logprobs};
 use ounce_engine::{Engine, Finish, Output, Refusal, Request, SeqId, Settings};
 use ounce_model::Model;
 use ounce_tensor::kernels::Cpu;
@@ -40,8 +40,8 @@ fn answers(engine: &mut Engine, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let mut out = vec![Vec::new(); ids.len()];
     while !engine.is_idle() {
         for output in engine.step().unwrap() {
-            if let Output::Token { id, token, .. } = output {
-                out[ids.iter().position(|i| *i == id).unwrap()].push(token);
+            if let Output::Token { id, token } = output {
+                out[ids.iter().position(|i| *i == id).unwrap()].push(token.token);
             }
         }
     }
@@ -151,7 +151,7 @@ fn streamed_weights_answer_as_mapped_ones_and_a_failed_read_leaves_the_engine_us
         file.set_len(whole.len() as u64 - if got.len() == 2 && failures == 0 { 100 } else { 0 }).unwrap();
         match streamed.step() {
             Ok(outputs) => got.extend(outputs.iter().filter_map(|o| match o {
-                Output::Token { id: of, token, .. } if *of == id => Some(*token),
+                Output::Token { id: of, token } if *of == id => Some(token.token),
                 _ => None,
             })),
             Err(error) => {
@@ -162,4 +162,39 @@ fn streamed_weights_answer_as_mapped_ones_and_a_failed_read_leaves_the_engine_us
         }
     }
     assert_eq!((failures, &got), (1, &wanted[2]));
+}
+
+/// What a whole pass says of each token of a prompt is what scoring it in parts says, also where a slot remembers the prompt.
+#[test]
+fn prompts_are_scored_as_whole_passes_score_them() {
+    let device = Device::cpu(Cpu::new(2));
+    let model = load(&device, "llama");
+    let prompt = prompts().remove(2);
+    let (_, logits) = model.trace(&device, &Rows::whole(prompt.clone(), &[0, prompt.len()]), Elem::F32);
+    let v = logits.cols();
+    let row = |at: usize| &logits.f32()[at * v..(at + 1) * v];
+    let mut engine = Engine::new(&device, model, exact(2, 4));
+    for _ in 0..2 {
+        let mut wanted = request(&prompt, 2);
+        (wanted.params.logprobs, wanted.params.prompt_logprobs) = (1, Some(3));
+        let (mut scored, mut cached) = (Vec::new(), None);
+        engine.submit(wanted).unwrap();
+        while !engine.is_idle() {
+            for output in engine.step().unwrap() {
+                match output {
+                    Output::Prompt { token, .. } => scored.push(token),
+                    Output::Started { cached: n, .. } => cached = Some(n),
+                    Output::Token { token, .. } => assert_eq!(token.top, [(token.token, token.logprob)]),
+                    Output::Finished { .. } => {}
+                }
+            }
+        }
+        assert_eq!((scored.len(), cached), (prompt.len() - 1, Some(0)));
+        for (at, scored) in scored.iter().enumerate() {
+            assert_eq!(scored.token, prompt[at + 1]);
+            assert!((scored.logprob - logprob(row(at), prompt[at + 1])).abs() < 1e-4, "{at}");
+            let top: Vec<u32> = top_logprobs(row(at), 3).iter().map(|t| t.0).collect();
+            assert_eq!(scored.top.iter().map(|t| t.0).collect::<Vec<_>>(), top, "{at}");
+        }
+    }
 }

@@ -38,17 +38,18 @@ pub fn answer_all(
     while !engine.is_idle() {
         for output in engine.step()? {
             match output {
-                Output::Token { id, token, .. } => {
+                Output::Token { id, token } => {
                     if let Some(Ok(answer)) = index.get(&id).map(|&i| &mut answers[i]) {
-                        answer.tokens.push(token);
+                        answer.tokens.push(token.token);
                     }
                 }
-                Output::Finished { id, reason } => {
+                Output::Finished { id, reason, .. } => {
                     if let Some(Ok(answer)) = index.get(&id).map(|&i| &mut answers[i]) {
                         answer.complete = reason == ounce_engine::Finish::Stop;
                     }
                     done += 1;
                 }
+                Output::Started { .. } | Output::Prompt { .. } => {}
             }
         }
         if !on_step(done) {

@@ -40,7 +40,7 @@ pub fn check(root: &Path, findings: &mut Vec<Finding>) -> Result<(), String> {
         "--package",
         "ounce-cli",
         "--edges",
-        "normal",
+        "normal,no-proc-macro",
         "--prefix",
         "none",
         "--format",

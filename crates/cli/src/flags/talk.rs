@@ -1,4 +1,4 @@
-//! Flags that `chat`, `generate` and `eval` share: the model and what is put on it.
+//! Flags that `chat`, `generate`, `eval` and `serve` share: the model and what is put on it.
 
 use crate::output::units::parse_bytes;
 

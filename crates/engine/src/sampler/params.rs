@@ -35,6 +35,11 @@ pub struct SamplingParams {
     pub stop_tokens: Vec<u32>,
     /// Go on after the model's own end tokens (for measurements).
     pub ignore_eos: bool,
+    /// Report so many of the most likely tokens beside each chosen one.
+    pub logprobs: usize,
+    /// Report how likely each token of the prompt was after those before it, with so many of the most likely ones. The
+    /// whole prompt runs then, whatever the cache remembers.
+    pub prompt_logprobs: Option<usize>,
 }
 
 impl Default for SamplingParams {
@@ -54,6 +59,8 @@ impl Default for SamplingParams {
             stop: Vec::new(),
             stop_tokens: Vec::new(),
             ignore_eos: false,
+            logprobs: 0,
+            prompt_logprobs: None,
         }
     }
 }

@@ -218,3 +218,17 @@ fn a_large_vocabulary_gives_what_sorting_it_whole_gives() {
     let short = found.len().min(kept) - 3;
     assert!(found.iter().filter(|id| expected.binary_search(id).is_ok()).count() >= short);
 }
+
+#[test]
+fn the_most_likely_tokens_come_in_order_with_the_floats_of_a_single_one() {
+    let logits = grid();
+    let top = top_logprobs(&logits, 5);
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    assert_eq!(top.iter().map(|t| t.0).collect::<Vec<_>>(), order[..5]);
+    assert!(top.iter().all(|&(token, p)| p.to_bits() == logprob(&logits, token).to_bits()));
+    let all: f64 = top_logprobs(&logits, 1000).iter().map(|t| f64::from(t.1).exp()).sum();
+    assert!((all - 1.0).abs() < 1e-6, "{all}");
+    assert_eq!(top_logprobs(&[1.0, f32::NAN, 1.0, 1.0], 2).iter().map(|t| t.0).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(top_logprobs(&logits, 0), []);
+}

@@ -1,0 +1,44 @@
+//! `ounce serve`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::talk::Model;
+
+/// Serve a model over HTTP, as the OpenAI API does
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:\n  \
+    ounce serve ./smollm2\n  \
+    ounce serve base.gguf --adapter runs/a --name notes --port 8080\n  \
+    ounce serve ./smollm2 --host 0.0.0.0 --api-key-file keys.txt\n  \
+    curl http://127.0.0.1:8000/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n\n\
+    Endpoints: /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /health, /version, /metrics.\n\
+    Ctrl-C or SIGTERM: new requests are refused, running ones finish; a second one ends it at once.")]
+pub struct Args {
+    #[command(flatten)]
+    pub model: Model,
+    /// What requests call the model [default: its own name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Address to listen on; any but this machine's own needs a key
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Port to listen on; 0: any that is free
+    #[arg(long, value_name = "N", default_value_t = 8000)]
+    pub port: u16,
+    /// File with the keys that requests may bring, one a line
+    #[arg(long, value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// Listen beyond this machine without a key: everyone who reaches it may use it
+    #[arg(long)]
+    pub insecure: bool,
+    /// Answers at a time; each has its own cache
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub parallel: u16,
+    /// Answers that may wait; beyond them requests are refused with 429
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub queue: u16,
+    /// Longest time that running answers have to finish after Ctrl-C or SIGTERM, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub drain_timeout: u64,
+}

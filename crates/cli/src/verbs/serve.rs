@@ -1,0 +1,98 @@
+//! `ounce serve`: a model, its keys and an address to a server, until a signal ends it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use ounce_serve::{App, Options, ServeError, Served};
+use serde_json::json;
+
+use super::Context;
+use crate::codes::{self, Exit};
+use crate::error::{CliError, Result};
+use crate::flags::serve::Args;
+use crate::output::units;
+use crate::signals::Signals;
+use crate::talk::Speaker;
+
+pub fn run(context: &Context, args: Args) -> Result<Exit> {
+    let keys = args.api_key_file.as_deref().map_or(Ok(Vec::new()), read_keys)?;
+    if !args.host.is_loopback() && keys.is_empty() && !args.insecure {
+        return Err(CliError::new(&codes::OPEN, format!("{} is beyond this machine, and there is no key", args.host))
+            .help("give keys: --api-key-file FILE, one key a line")
+            .help("or let everyone who reaches the address use the model: --insecure"));
+    }
+    let signals = Signals::listen();
+    let speaker = Speaker::open(context, &args.model, args.parallel.into())?;
+    let name = args.name.unwrap_or_else(|| name_of(&args.model.model));
+    let (settings, config) = (*speaker.engine.settings(), &speaker.engine.model().config);
+    let per_token = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * size_of::<f32>();
+    let cache_bytes = per_token * settings.context * settings.slots;
+    let options = Options {
+        queue: args.queue.into(),
+        // With a key, a page that reaches the server has nothing to say to it, and a proxy may give it any name.
+        local_names_only: args.host.is_loopback() && keys.is_empty(),
+        keys,
+    };
+    let served = Served {
+        name: name.clone(),
+        tokenizer: speaker.text.tokenizer,
+        template: speaker.template,
+        generation: speaker.generation,
+    };
+    let app = App::start(speaker.engine, served, &options).map_err(|e| failed(&ServeError::Start(e)))?;
+    let (out, queue) = (context.out, args.queue);
+    let ready = |address: SocketAddr| {
+        let url = format!("http://{address}/v1");
+        if out.json {
+            out.value(&json!({
+                "url": url,
+                "model": name,
+                "parallel": settings.slots,
+                "queue": queue,
+                "context_tokens": settings.context,
+                "cache_bytes": cache_bytes,
+            }));
+        } else {
+            out.note(format!(
+                "serving {name} at {url}: {} answers at a time and {queue} waiting, {} tokens each, up to {} of cache",
+                settings.slots,
+                settings.context,
+                units::bytes(cache_bytes)
+            ));
+        }
+    };
+    let drain = Duration::from_secs(args.drain_timeout);
+    ounce_serve::run(app, SocketAddr::new(args.host, args.port), drain, &signals.stop, ready)
+        .map_err(|e| failed(&e))?;
+    Ok(Exit::Done)
+}
+
+fn failed(error: &ServeError) -> CliError {
+    CliError::of(&codes::SERVE, error).help(match error {
+        ServeError::Bind { .. } => {
+            "choose another --port (0: any that is free), or an address of this machine as --host"
+        }
+        ServeError::Start(_) => "check the limits of this process: ulimit -a",
+    })
+}
+
+/// The keys of a file, one a line; lines that begin with # are notes.
+fn read_keys(path: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).map_err(|e| CliError::read(path, &e))?;
+    let keys = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let keys: Vec<String> = keys.map(String::from).collect();
+    match keys.is_empty() {
+        false => Ok(keys),
+        true => Err(CliError::new(&codes::OPEN, format!("{} holds no key", path.display()))
+            .help("write one key a line, such as the output of: openssl rand -hex 32")),
+    }
+}
+
+/// A hub name as it is; of a path its last part, without `.gguf`.
+fn name_of(model: &str) -> String {
+    let path = Path::new(model);
+    let last = path.file_name().filter(|_| path.exists()).map(|name| name.to_string_lossy().into_owned());
+    let name = last.unwrap_or_else(|| model.to_owned());
+    name.strip_suffix(".gguf").map_or_else(|| name.clone(), String::from)
+}

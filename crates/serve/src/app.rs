@@ -1,0 +1,111 @@
+//! What every handler shares: the model's text side, its limits, the desk before the engine. It knows no endpoint.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ounce_engine::{Engine, Refusal};
+use ounce_formats::template::ChatTemplate;
+use ounce_formats::tokenizer::Tokenizer;
+use ounce_spec::model::GenerationConfig;
+use serde_json::Value;
+
+use crate::desk::Desk;
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::guard::Keys;
+use crate::metrics::Metrics;
+
+/// A model as clients meet it.
+pub struct Served {
+    /// What requests call it.
+    pub name: String,
+    pub tokenizer: Tokenizer,
+    pub template: ChatTemplate,
+    /// What its makers recommend for what a request leaves open.
+    pub generation: GenerationConfig,
+}
+
+/// How it is served.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Sequences that may wait besides those that run; beyond them requests are answered with 429.
+    pub queue: usize,
+    /// Keys of which a request must bring one; without any, none is asked for.
+    pub keys: Vec<String>,
+    /// Answer only to names of this machine itself, so that a web page cannot reach it under a name of its own.
+    pub local_names_only: bool,
+}
+
+pub struct App {
+    pub served: Served,
+    pub context: usize,
+    pub vocab: usize,
+    pub desk: Desk,
+    pub keys: Keys,
+    pub local_names_only: bool,
+    pub metrics: Arc<Metrics>,
+    /// When it began to serve, seconds since 1970.
+    pub created: u64,
+    requests: AtomicU64,
+}
+
+impl App {
+    /// Starts the engine's thread.
+    ///
+    /// # Errors
+    /// Where the system has no thread for it.
+    pub fn start(engine: Engine, served: Served, options: &Options) -> std::io::Result<Arc<App>> {
+        let metrics = Arc::new(Metrics::new(&served.name));
+        let (context, vocab) = (engine.settings().context, engine.model().config.vocab_size);
+        Ok(Arc::new(App {
+            desk: Desk::open(engine, options.queue, metrics.clone())?,
+            served,
+            context,
+            vocab,
+            keys: Keys::new(&options.keys),
+            local_names_only: options.local_names_only,
+            metrics,
+            created: now(),
+            requests: AtomicU64::new(0),
+        }))
+    }
+
+    /// Whether the model that a request names is here; a request may name none.
+    pub fn check_model(&self, body: &Value) -> Result<(), ApiError> {
+        match body.get("model").and_then(Value::as_str) {
+            Some(asked) if asked != self.served.name => Err(ApiError::model(asked, &self.served.name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the engine can run a prompt that the field `param` gave.
+    pub fn check_prompt(&self, param: &str, prompt: &[u32]) -> Result<(), ApiError> {
+        Refusal::check(prompt, self.context, self.vocab).map_err(|refusal| match refusal {
+            Refusal::TooLong { .. } => ApiError::too_long(param, refusal.to_string()),
+            _ => ApiError::field(param, refusal.to_string()),
+        })
+    }
+
+    /// An id for a response.
+    pub fn id(&self, prefix: &str) -> String {
+        format!("{prefix}-{:016x}{:04x}", random(), self.requests.fetch_add(1, Ordering::Relaxed) & 0xffff)
+    }
+}
+
+/// The type of `model`, for every body that has one.
+pub fn model_field(fields: &mut Fields) {
+    fields.text("model");
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
+}
+
+/// A number that nobody can foresee without having seen one; for ids and seeds, not for secrets.
+pub fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

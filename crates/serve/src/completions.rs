@@ -1,0 +1,233 @@
+//! `POST /v1/completions`: texts or token ids continued as they are, and scored where log probabilities are asked for.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use crate::answers::{Answers, Part};
+use crate::app::{App, model_field, now};
+use crate::body;
+use crate::choices::{TextLogprobs, usage};
+use crate::error::{ApiError, json_response};
+use crate::fields::{Fields, token_ids};
+use crate::sampling::{MAX_TOP_LOGPROBS, Sampling};
+use crate::sse::{self, Events};
+
+/// What the OpenAI API takes where a request gives no limit.
+const DEFAULT_TOKENS: usize = 16;
+
+pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    let body = body::read(request).await?;
+    let wanted = Wanted::read(&app, &body)?;
+    let sampling = wanted.sampling;
+    let (prompts, n, capacity) = (wanted.prompts.len(), sampling.n, app.desk.capacity);
+    if prompts * n > capacity {
+        let what =
+            format!("{prompts} prompts with n = {n} are more than the {capacity} sequences that this server takes");
+        return Err(ApiError::field("prompt", what));
+    }
+    let prompts = encode(&app, wanted.prompts).await?;
+    for prompt in &prompts {
+        app.check_prompt("prompt", prompt)?;
+    }
+    let requests = prompts
+        .iter()
+        .flat_map(|prompt| sampling.each().map(|params| ounce_engine::Request { prompt: prompt.clone(), params }));
+    let answers = Answers::new(app.desk.submit(requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
+    let choices = prompts.iter().flat_map(|prompt| (0..sampling.n).map(|_| Choice::new(&app, prompt, &wanted.form)));
+    let reply = Reply {
+        id: app.id("cmpl"),
+        created: now(),
+        prompt_tokens: prompts.iter().map(Vec::len).sum(),
+        include_usage: sampling.include_usage,
+        choices: choices.collect(),
+        form: wanted.form,
+        app,
+    };
+    match sampling.stream {
+        true => Ok(sse::response(|events| reply.stream(answers, events))),
+        false => reply.whole(answers).await,
+    }
+}
+
+/// A prompt as it was sent.
+enum Prompt {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+/// What of a sequence is shown.
+#[derive(Clone, Copy)]
+struct Form {
+    echo: bool,
+    logprobs: bool,
+    /// No answer is wanted, only the prompt with its scores.
+    prompt_only: bool,
+}
+
+struct Wanted {
+    prompts: Vec<Prompt>,
+    sampling: Sampling,
+    form: Form,
+}
+
+impl Wanted {
+    fn read(app: &App, body: &Value) -> Result<Wanted, ApiError> {
+        let mut fields = Fields::of(body)?;
+        model_field(&mut fields);
+        let prompts = prompts(fields.value("prompt"));
+        if prompts.is_none() {
+            fields.fault("prompt", "must be a string, a list of strings, a list of token ids or a list of such lists");
+        }
+        let mut sampling = Sampling::read(&mut fields, &app.served.generation);
+        let echo = fields.flag("echo").unwrap_or(false);
+        sampling.limit(&mut fields, &["max_tokens"], i64::from(!echo), DEFAULT_TOKENS);
+        let logprobs = fields.integer("logprobs", 0..=MAX_TOP_LOGPROBS).map(|n| n as usize);
+        for name in ["suffix", "best_of"] {
+            let usual = |value: &Value| name == "best_of" && value.as_u64() == Some(sampling.n as u64);
+            if fields.value(name).is_some_and(|value| !usual(value)) {
+                fields.fault(name, "is not supported");
+            }
+        }
+        fields.finish()?;
+        app.check_model(body)?;
+        let form = Form { echo, logprobs: logprobs.is_some(), prompt_only: sampling.params.max_tokens == 0 };
+        // The engine generates at least one; it is left out.
+        sampling.params.max_tokens = sampling.params.max_tokens.max(1);
+        sampling.params.logprobs = logprobs.unwrap_or(0);
+        sampling.params.prompt_logprobs = logprobs.filter(|_| echo);
+        Ok(Wanted { prompts: prompts.unwrap_or_default(), sampling, form })
+    }
+}
+
+fn prompts(value: Option<&Value>) -> Option<Vec<Prompt>> {
+    let one = |value: &Value| match value {
+        Value::String(text) => Some(Prompt::Text(text.clone())),
+        other => token_ids(other).map(Prompt::Tokens),
+    };
+    match value? {
+        Value::Array(list) if list.is_empty() => None,
+        Value::Array(list) if !list[0].is_number() => list.iter().map(one).collect(),
+        other => Some(vec![one(other)?]),
+    }
+}
+
+/// The tokens of all prompts, made on a thread of its own. A text's special tokens count: it is the whole prompt.
+async fn encode(app: &Arc<App>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, ApiError> {
+    let app = app.clone();
+    let encode = move || {
+        let one = |prompt| match prompt {
+            Prompt::Text(text) => app.served.tokenizer.encode(&text, true),
+            Prompt::Tokens(ids) => Ok(ids),
+        };
+        prompts.into_iter().map(one).collect::<Result<Vec<_>, _>>()
+    };
+    let encoded = tokio::task::spawn_blocking(encode).await;
+    encoded
+        .map_err(|_| ApiError::internal("the prompt could not be made"))?
+        .map_err(|e| ApiError::field("prompt", format!("prompt cannot be tokenized: {e}")))
+}
+
+/// A sequence as its client sees it.
+struct Choice {
+    text: String,
+    logprobs: TextLogprobs,
+    reason: &'static str,
+}
+
+impl Choice {
+    fn new(app: &App, prompt: &[u32], form: &Form) -> Choice {
+        let tokenizer = &app.served.tokenizer;
+        let mut choice = Choice { text: String::new(), logprobs: TextLogprobs::default(), reason: "" };
+        if form.echo {
+            choice.text = tokenizer.decode(prompt, false);
+            choice.logprobs.push_first(tokenizer, prompt[0]);
+        }
+        choice
+    }
+
+    fn take(&mut self, app: &App, part: &Part, form: &Form) {
+        if let Some(scored) = &part.prompt {
+            self.logprobs.push(&app.served.tokenizer, scored);
+        }
+        if !form.prompt_only {
+            self.text += &part.text;
+            // Clients that score prompts leave out the last entry, so a token that ended the answer has one, too.
+            for scored in part.token.iter().chain(&part.end) {
+                self.logprobs.push(&app.served.tokenizer, scored);
+            }
+        }
+        self.reason = part.finish.unwrap_or_default();
+    }
+
+    /// What has come since the last call.
+    fn json(&mut self, index: usize, form: &Form) -> Value {
+        let logprobs = self.logprobs.take();
+        json!({
+            "index": index,
+            "text": std::mem::take(&mut self.text),
+            "logprobs": form.logprobs.then_some(logprobs),
+            "finish_reason": Some(self.reason).filter(|reason| !reason.is_empty()),
+        })
+    }
+}
+
+struct Reply {
+    app: Arc<App>,
+    id: String,
+    created: u64,
+    prompt_tokens: usize,
+    include_usage: bool,
+    form: Form,
+    choices: Vec<Choice>,
+}
+
+impl Reply {
+    async fn whole(mut self, mut answers: Answers) -> Result<Response, ApiError> {
+        while let Some(part) = answers.next().await? {
+            self.choices[part.index].take(&self.app, &part, &self.form);
+        }
+        let choices = self.choices.iter_mut().enumerate().map(|(index, choice)| choice.json(index, &self.form));
+        let choices: Vec<Value> = choices.collect();
+        let mut out = self.head();
+        out["choices"] = choices.into();
+        out["usage"] = self.usage(&answers);
+        Ok(json_response(&out))
+    }
+
+    async fn stream(mut self, mut answers: Answers, events: Events) {
+        loop {
+            let part = match answers.next().await {
+                Ok(Some(part)) => part,
+                Ok(None) => break,
+                Err(error) => return events.send(&error.json()).await,
+            };
+            let choice = &mut self.choices[part.index];
+            choice.take(&self.app, &part, &self.form);
+            // Scores of a prompt go out with what follows it.
+            if part.prompt.is_none() && (!choice.text.is_empty() || self.form.logprobs || part.finish.is_some()) {
+                let choice = choice.json(part.index, &self.form);
+                let mut out = self.head();
+                out["choices"] = json!([choice]);
+                events.send(&out).await;
+            }
+        }
+        if self.include_usage {
+            let mut out = self.head();
+            out["choices"] = json!([]);
+            out["usage"] = self.usage(&answers);
+            events.send(&out).await;
+        }
+        events.done().await;
+    }
+
+    fn usage(&self, answers: &Answers) -> Value {
+        usage(self.prompt_tokens, if self.form.prompt_only { 0 } else { answers.tokens }, answers.cached)
+    }
+
+    fn head(&self) -> Value {
+        json!({"id": self.id, "object": "text_completion", "created": self.created, "model": self.app.served.name})
+    }
+}

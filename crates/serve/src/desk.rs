@@ -1,0 +1,97 @@
+//! Where requests wait for the engine: a fixed number of places for sequences that run or wait. Who finds none is told so at
+//! once. It knows no HTTP but the errors it gives.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use ounce_engine::{Engine, Request};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+use crate::worker::{self, Event, Job};
+
+/// What comes back for a request: events with the number of their sequence.
+pub struct Ticket {
+    pub events: UnboundedReceiver<(usize, Event)>,
+    /// For each sequence: set to end it early.
+    pub satisfied: Vec<Arc<AtomicBool>>,
+}
+
+pub struct Desk {
+    jobs: SyncSender<Job>,
+    places: Arc<Semaphore>,
+    /// All places: sequences that run and wait.
+    pub capacity: usize,
+    closed: AtomicBool,
+    cut: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Desk {
+    /// Starts the engine's thread, with `queue` places besides those that run.
+    pub fn open(engine: Engine, queue: usize, metrics: Arc<Metrics>) -> std::io::Result<Desk> {
+        let capacity = engine.settings().slots + queue;
+        let (jobs, incoming) = sync_channel(capacity);
+        let cut = Arc::new(AtomicBool::new(false));
+        let seen = cut.clone();
+        // The thread ends when the desk is gone.
+        let thread = std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || worker::run(engine, incoming, &metrics, &seen))?;
+        let places = Arc::new(Semaphore::new(capacity));
+        Ok(Desk { jobs, places, capacity, closed: AtomicBool::new(false), cut, thread })
+    }
+
+    /// Queues the sequences of a request, all or none. Their prompts have been checked.
+    ///
+    /// # Errors
+    /// 429 without enough places, 503 once the desk is closed, 500 where the engine is gone.
+    pub fn submit(&self, requests: Vec<Request>) -> Result<Ticket, ApiError> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(ApiError::stopping("the server is about to end and takes no new requests"));
+        }
+        let wanted = u32::try_from(requests.len()).unwrap_or(u32::MAX);
+        let mut places = self.places.clone().try_acquire_many_owned(wanted).map_err(|_| ApiError::busy())?;
+        let (sender, events) = unbounded_channel();
+        let received = Instant::now();
+        let mut satisfied = Vec::new();
+        for (index, request) in requests.into_iter().enumerate() {
+            let place = places.split(1).expect("one place for each request");
+            let flag = Arc::new(AtomicBool::new(false));
+            satisfied.push(flag.clone());
+            let job = Job { request, index, events: sender.clone(), satisfied: flag, place, received };
+            // There is room for as many jobs as there are places.
+            self.jobs.try_send(job).map_err(|_| ApiError::internal("the engine has stopped; restart the server"))?;
+        }
+        Ok(Ticket { events, satisfied })
+    }
+
+    /// Takes no more requests.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the engine's thread runs. It ends before the desk does only by a fault of the program.
+    pub fn has_engine(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
+    /// Sequences that run or wait.
+    pub fn busy(&self) -> usize {
+        self.capacity - self.places.available_permits()
+    }
+
+    /// Drops what runs, unfinished.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+}

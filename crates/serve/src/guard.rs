@@ -1,0 +1,124 @@
+//! Who may ask: keys, and the checks against web pages that reach for a server on their reader's machine. Counts the answers,
+//! as it sees all of them. It knows no endpoint.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::{HeaderMap, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+
+use crate::app::App;
+use crate::error::ApiError;
+
+/// Paths by which answers are counted; others share one name, so that nobody can make the list grow.
+const COUNTED: [&str; 8] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/tokenize",
+    "/detokenize",
+    "/health",
+    "/metrics",
+    "/version",
+];
+
+pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let handler = COUNTED.into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        _ => "other",
+    };
+    let response = match admit(&app, &request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
+    app.metrics.http(handler, method, response.status().as_u16());
+    response
+}
+
+fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
+    let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"));
+    let host = text(HOST);
+    // DNS rebinding: a page's own name that points here. A client without a name is no browser.
+    if let Some(host) = host.filter(|host| app.local_names_only && !is_local(host)) {
+        let shown: String = host.chars().take(100).collect();
+        return Err(ApiError::origin(format!("this server does not answer to the name `{shown}`, only to localhost")));
+    }
+    let own = |origin: &str| origin.split_once("://").map(|(_, name)| name) == host;
+    if text(ORIGIN).is_some_and(|origin| !own(origin)) {
+        return Err(ApiError::origin("pages of other sites may not use this server"));
+    }
+    // Whoever watches whether the server lives needs no key.
+    if request.uri().path() == "/health" || app.keys.allow(request.headers()) { Ok(()) } else { Err(ApiError::key()) }
+}
+
+/// `localhost`, `127.0.0.1` or `[::1]`, with a port or without.
+fn is_local(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    matches!(name, "127.0.0.1" | "[::1]") || name.eq_ignore_ascii_case("localhost")
+}
+
+/// The keys of a server, kept as digests: two digests are compared in a time that says nothing about the keys.
+pub struct Keys(Vec<[u8; 32]>);
+
+impl Keys {
+    pub fn new(keys: &[String]) -> Keys {
+        Keys(keys.iter().map(|key| digest(key.as_bytes())).collect())
+    }
+
+    fn allow(&self, headers: &HeaderMap) -> bool {
+        if self.0.is_empty() {
+            return true;
+        }
+        let sent = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+        let (scheme, key) = sent.split_at(sent.len().min(7));
+        let sent = digest(key);
+        // Every key is compared, and every byte of it.
+        let found = self.0.iter().fold(false, |found, key| found | equal(key, &sent));
+        found && scheme.eq_ignore_ascii_case(b"bearer ")
+    }
+}
+
+fn digest(key: &[u8]) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+fn equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    a.iter().zip(b).fold(0, |differ, (x, y)| differ | (x ^ y)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_names_are_known_with_and_without_a_port() {
+        for host in ["localhost", "LocalHost:8000", "127.0.0.1:1", "[::1]", "[::1]:8000"] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example:8000", "127.0.0.1.evil.example", "", "localhost:8000x"] {
+            assert!(!is_local(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn only_a_whole_key_opens() {
+        let keys = Keys::new(&["secret".into(), "other".into()]);
+        let sent = |value: &str| HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
+        for right in ["Bearer secret", "bearer other"] {
+            assert!(keys.allow(&sent(right)), "{right}");
+        }
+        for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic  secret", "secret", "Bearer"] {
+            assert!(!keys.allow(&sent(wrong)), "{wrong}");
+        }
+        assert!(!keys.allow(&HeaderMap::new()));
+        assert!(Keys::new(&[]).allow(&HeaderMap::new()));
+    }
+}

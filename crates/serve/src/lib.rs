@@ -1,0 +1,29 @@
+//! Serves a model over HTTP as the OpenAI API does: chat and text completions with streaming, models, tokens, health, metrics.
+//! The only async crate. One thread runs the engine, one the sockets; rendering and tokenizing have threads of their own.
+//!
+//! What this crate must not know: how models are opened, the command line, printing. What people send is never logged.
+#![forbid(unsafe_code)]
+
+mod answers;
+mod app;
+mod body;
+mod chat;
+mod choices;
+mod completions;
+mod desk;
+mod error;
+mod fields;
+mod guard;
+mod messages;
+mod metrics;
+mod router;
+mod sampling;
+mod server;
+mod sse;
+mod tokens;
+
+mod worker;
+
+pub use app::{App, Options, Served};
+pub use router::router;
+pub use server::{ServeError, run};

@@ -1,0 +1,139 @@
+//! The engine's own thread: takes jobs, steps the engine, sends back what comes out. It knows no HTTP and no text.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use ounce_engine::{Engine, Finish, Output, Request, Scored, SeqId};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::metrics::{Ended, Metrics};
+
+/// One sequence to run.
+pub struct Job {
+    pub request: Request,
+    /// Its number among the sequences of its request, sent along with each event.
+    pub index: usize,
+    /// When nobody holds the other end, the sequence is cancelled before the next step.
+    pub events: UnboundedSender<(usize, Event)>,
+    /// Set once the client has all it wants of this sequence: a stop string was found.
+    pub satisfied: Arc<AtomicBool>,
+    /// Its place among those that run or wait, free again when the sequence has ended.
+    pub place: OwnedSemaphorePermit,
+    pub received: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    Started {
+        cached: usize,
+    },
+    Prompt(Scored),
+    Token(Scored),
+    /// With the token that ended it, where one did.
+    Finished(Finish, Option<Scored>),
+    /// The model could not be run.
+    Failed,
+}
+
+/// A job that the engine has.
+struct Open {
+    job: Job,
+    first: Option<Instant>,
+    last: Instant,
+    tokens: usize,
+}
+
+/// Runs until every sender of jobs is gone. While `cut` is set, sequences are dropped unfinished.
+pub fn run(mut engine: Engine, jobs: Receiver<Job>, metrics: &Metrics, cut: &AtomicBool) {
+    let mut open: HashMap<SeqId, Open> = HashMap::new();
+    loop {
+        if engine.is_idle() {
+            metrics.load(engine.load(), engine.cache_usage());
+            let Ok(job) = jobs.recv() else { return };
+            take(&mut engine, job, &mut open, metrics);
+        }
+        while let Ok(job) = jobs.try_recv() {
+            take(&mut engine, job, &mut open, metrics);
+        }
+        let cut = cut.load(Ordering::Relaxed);
+        let gone: Vec<_> = open.iter().filter_map(|(&id, s)| Some((id, s.gone(cut)?))).collect();
+        for (id, ended) in gone {
+            engine.cancel(id);
+            open.remove(&id).into_iter().for_each(|sequence| sequence.end(ended, metrics));
+        }
+        match engine.step() {
+            Ok(outputs) => outputs.into_iter().for_each(|output| deliver(output, &mut open, metrics)),
+            // Streamed weights that cannot be read now. Who asks later may have more luck.
+            Err(_) => {
+                for (id, sequence) in open.drain() {
+                    engine.cancel(id);
+                    let _ = sequence.job.events.send((sequence.job.index, Event::Failed));
+                    sequence.end(Ended::Abort, metrics);
+                }
+            }
+        }
+        metrics.load(engine.load(), engine.cache_usage());
+    }
+}
+
+fn take(engine: &mut Engine, mut job: Job, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
+    let request = Request { prompt: std::mem::take(&mut job.request.prompt), params: job.request.params.clone() };
+    let prompt = request.prompt.len();
+    let id = engine.submit(request).expect("prompts are checked before they get a place");
+    metrics.prompt(prompt);
+    let last = job.received;
+    open.insert(id, Open { job, first: None, last, tokens: 0 });
+}
+
+fn deliver(output: Output, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
+    let (id, event) = match output {
+        Output::Started { id, cached } => (id, Event::Started { cached }),
+        Output::Prompt { id, token } => (id, Event::Prompt(token)),
+        Output::Token { id, token } => (id, Event::Token(token)),
+        Output::Finished { id, reason, token } => (id, Event::Finished(reason, token)),
+    };
+    let Some(sequence) = open.get_mut(&id) else { return };
+    match &event {
+        Event::Started { cached } => metrics.started(sequence.job.received.elapsed(), *cached),
+        Event::Token(_) => sequence.count(metrics),
+        Event::Prompt(_) | Event::Finished(..) | Event::Failed => {}
+    }
+    let finish = if let Event::Finished(reason, _) = event { Some(reason) } else { None };
+    // Whoever is gone is found before the next step.
+    let _ = sequence.job.events.send((sequence.job.index, event));
+    if let Some(reason) = finish {
+        let ended = if reason == Finish::Stop { Ended::Stop } else { Ended::Length };
+        open.remove(&id).into_iter().for_each(|sequence| sequence.end(ended, metrics));
+    }
+}
+
+impl Open {
+    fn count(&mut self, metrics: &Metrics) {
+        let now = Instant::now();
+        match self.first {
+            None => metrics.first_token(now - self.job.received),
+            Some(_) => metrics.next_token(now - self.last),
+        }
+        self.first.get_or_insert(now);
+        self.last = now;
+        self.tokens += 1;
+    }
+
+    /// Whether nobody waits for it any more.
+    fn gone(&self, cut: bool) -> Option<Ended> {
+        if self.job.satisfied.load(Ordering::Relaxed) {
+            return Some(Ended::Stop);
+        }
+        (cut || self.job.events.is_closed()).then_some(Ended::Abort)
+    }
+
+    fn end(self, ended: Ended, metrics: &Metrics) {
+        metrics.ended(ended, self.job.received.elapsed(), self.tokens);
+        // Last: once a place is free, what was there is counted.
+        drop(self.job.place);
+    }
+}

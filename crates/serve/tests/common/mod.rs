@@ -1,0 +1,157 @@
+//! A server on the two-layer llama of the golden files, and a client that is a socket.
+
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ounce_engine::{Engine, Settings};
+use ounce_formats::template::ChatTemplate;
+use ounce_formats::tokenizer::Tokenizer;
+use ounce_model::Model;
+use ounce_serve::{App, Options, ServeError, Served};
+use ounce_tensor::Device;
+use ounce_tensor::kernels::Cpu;
+use serde_json::{Map, Value, json};
+
+const TEMPLATE: &str = "{% for m in messages %}{{ m['role'][0] + ':' + m['content'] + eos_token }}{% endfor %}\
+                        {% if add_generation_prompt %}a:{% endif %}";
+
+pub fn engine(slots: usize) -> Engine {
+    let device = Device::cpu(Cpu::new(1));
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama");
+    let model = Model::load(&device, &ounce_formats::open(&dir).unwrap(), 64).unwrap_or_else(|e| panic!("{e}"));
+    Engine::new(&device, model, Settings { slots, context: 64, ..Settings::default() })
+}
+
+pub fn served() -> Served {
+    let tokenizer = Tokenizer::from_hf(tokenizer_json().as_bytes(), None, None).unwrap().with_eos_ids(&[2]);
+    let template = ChatTemplate::new(TEMPLATE, Some("<s>"), Some("</s>")).unwrap();
+    Served { name: "tiny".into(), tokenizer, template, generation: Default::default() }
+}
+
+pub fn app(slots: usize, queue: usize) -> Arc<App> {
+    App::start(engine(slots), served(), &Options { queue, keys: Vec::new(), local_names_only: true }).unwrap()
+}
+
+/// 97 tokens: `<unk>`, `<s>`, `</s>`, then the printable ASCII characters from space to `}`.
+fn tokenizer_json() -> String {
+    let specials = ["<unk>", "<s>", "</s>"];
+    let mut vocab = Map::new();
+    for (id, token) in specials.into_iter().enumerate() {
+        vocab.insert(token.into(), id.into());
+    }
+    for (id, c) in (b' '..=b'}').enumerate() {
+        // Byte-level tokenizers write the space as Ġ.
+        let token = if c == b' ' { 'Ġ' } else { c as char };
+        vocab.insert(token.to_string(), (id + 3).into());
+    }
+    let added = |(id, content)| {
+        json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false})
+    };
+    let added: Vec<Value> = specials.into_iter().enumerate().map(added).collect();
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    json!({"version": "1.0", "added_tokens": added, "pre_tokenizer": bytes, "decoder": bytes,
+        "model": {"type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": []}})
+    .to_string()
+}
+
+/// A server on a port of its own.
+pub struct Server {
+    pub address: SocketAddr,
+    pub app: Arc<App>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<(), ServeError>>>,
+}
+
+impl Server {
+    pub fn start(app: Arc<App>, drain: Duration) -> Server {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (tell, told) = std::sync::mpsc::channel();
+        let (served, seen) = (app.clone(), stop.clone());
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let thread = std::thread::spawn(move || {
+            ounce_serve::run(served, any, drain, &seen, |address| tell.send(address).unwrap())
+        });
+        Server { address: told.recv().unwrap(), app, stop, thread: Some(thread) }
+    }
+
+    pub fn tell_to_stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the end of a server that was told to stop.
+    pub fn join(mut self) {
+        self.thread.take().unwrap().join().unwrap().unwrap();
+    }
+
+    pub fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
+        );
+        // A server that has seen enough may answer before it has read everything.
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+        stream
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
+        read(self.send("POST", path, "", &body.to_string()))
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        read(self.send("GET", path, "", ""))
+    }
+
+    /// The value of a line of `/metrics`.
+    pub fn metric(&self, line: &str) -> f64 {
+        let text = self.get("/metrics").body;
+        let found = text.lines().find(|l| l.starts_with(line)).unwrap_or_else(|| panic!("no {line} in {text}"));
+        found.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.tell_to_stop();
+    }
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+pub fn read(mut stream: TcpStream) -> Answer {
+    let mut bytes = Vec::new();
+    // A reset after the answer takes nothing from it.
+    let _ = stream.read_to_end(&mut bytes);
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    Answer { status, head: head.to_lowercase(), body: body.into() }
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {} {}", self.head, self.body))
+    }
+
+    /// The data of a stream; whether it ended with `[DONE]`.
+    pub fn events(&self) -> (Vec<Value>, bool) {
+        let data: Vec<&str> = self.body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        let done = data.last() == Some(&"[DONE]");
+        let events = data.iter().filter(|d| **d != "[DONE]").map(|d| serde_json::from_str(d).unwrap()).collect();
+        (events, done)
+    }
+}

@@ -1,0 +1,161 @@
+//! Many clients at once: none sees another, none can hold a place that it has left, a full queue says so, and a server ends in
+//! order.
+
+mod common;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use common::{Server, app, read};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn long(seed: usize) -> Value {
+    let temperature = if seed.is_multiple_of(2) { 0.0 } else { 1.0 };
+    json!({"prompt": format!("prompt {seed}"), "max_tokens": 50, "ignore_eos": true, "temperature": temperature,
+        "seed": seed, "stream": true})
+}
+
+/// Work that takes a tiny model long enough to be caught at.
+fn four(seed: usize) -> Value {
+    let mut body = long(seed);
+    body["n"] = 4.into();
+    body
+}
+
+fn text(events: &[Value]) -> String {
+    events.iter().filter_map(|e| e["choices"][0]["text"].as_str()).collect()
+}
+
+/// Waits until something holds.
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn each_of_eight_streams_at_once_is_what_it_is_alone() {
+    let server = Server::start(app(4, 64), Duration::from_secs(30));
+    let ask = |seed| text(&server.post("/v1/completions", &long(seed)).events().0);
+    let alone: Vec<String> = (0..8).map(ask).collect();
+    let together: Vec<String> = std::thread::scope(|scope| {
+        let streams: Vec<_> = (0..8).map(|seed| scope.spawn(move || ask(seed))).collect();
+        streams.into_iter().map(|s| s.join().unwrap()).collect()
+    });
+    assert_eq!(together, alone);
+    assert!(alone.iter().all(|text| !text.is_empty()));
+}
+
+#[test]
+fn clients_that_leave_free_their_places() {
+    let server = Server::start(app(1, 255), Duration::from_secs(30));
+    // Streams and whole answers; once they wait, all leave.
+    let open: Vec<TcpStream> = (0..64)
+        .map(|seed| {
+            let mut body = four(seed);
+            body["stream"] = (seed % 3 > 0).into();
+            server.send("POST", "/v1/completions", "", &body.to_string())
+        })
+        .collect();
+    eventually("the requests are in", || server.metric("vllm:num_requests_waiting") > 20.0);
+    drop(open);
+    eventually("all places are free", || {
+        server.metric("vllm:num_requests_running") + server.metric("vllm:num_requests_waiting") == 0.0
+    });
+    let ended = |reason: &str| {
+        let labels =
+            format!("vllm:request_success_total{{model_name=\"tiny\",engine=\"0\",finished_reason=\"{reason}\"}}");
+        server.metric(&labels)
+    };
+    assert!(ended("abort") > 10.0, "{} {} {}", ended("abort"), ended("stop"), ended("length"));
+    assert_eq!(server.post("/v1/completions", &long(1)).status, 200);
+}
+
+#[test]
+fn a_full_queue_answers_429_and_the_rest_go_on() {
+    let server = Server::start(app(1, 3), Duration::from_secs(30));
+    let open: Vec<TcpStream> =
+        (0..40).map(|seed| server.send("POST", "/v1/completions", "", &long(seed).to_string())).collect();
+    let (mut served, mut refused) = (0, 0);
+    for stream in open {
+        let answer = read(stream);
+        match answer.status {
+            200 => {
+                let (events, done) = answer.events();
+                assert!(done && events.last().unwrap()["choices"][0]["finish_reason"] == "length");
+                served += 1;
+            }
+            429 => {
+                assert!(answer.head.contains("retry-after: 1"), "{}", answer.head);
+                assert_eq!(answer.json()["error"]["type"], "rate_limit_error");
+                refused += 1;
+            }
+            other => panic!("{other}: {}", answer.body),
+        }
+    }
+    assert!(served > 0 && refused > 0, "{served} {refused}");
+    let many = server.post("/v1/completions", &json!({"prompt": "x", "n": 5}));
+    assert_eq!((many.status, many.json()["error"]["param"].as_str()), (400, Some("prompt")));
+}
+
+#[test]
+fn a_server_that_is_told_to_stop_finishes_what_runs() {
+    let server = Server::start(app(1, 255), PATIENCE);
+    // A request whose body comes after the word.
+    let body = long(0).to_string();
+    let mut late = TcpStream::connect(server.address).unwrap();
+    let head = format!("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+    late.write_all(head.as_bytes()).unwrap();
+    let open: Vec<TcpStream> =
+        (0..64).map(|seed| server.send("POST", "/v1/completions", "", &four(seed).to_string())).collect();
+    eventually("the requests are in", || server.metric("vllm:num_requests_waiting") > 20.0);
+    server.tell_to_stop();
+    std::thread::sleep(Duration::from_millis(200));
+    late.write_all(body.as_bytes()).unwrap();
+    let late = read(late);
+    assert_eq!((late.status, late.json()["error"]["code"].as_str()), (503, Some("stopping")));
+    for stream in open {
+        let answer = read(stream);
+        // Those that came after the word are refused, those before it are whole.
+        assert!(answer.status == 503 || answer.events().1, "{} {}", answer.head, answer.body);
+    }
+    server.join();
+}
+
+#[test]
+fn what_does_not_finish_in_time_is_cut_with_an_error() {
+    let server = Server::start(app(1, 255), Duration::ZERO);
+    let open: Vec<TcpStream> =
+        (0..64).map(|seed| server.send("POST", "/v1/completions", "", &four(seed).to_string())).collect();
+    eventually("the requests are in", || server.metric("vllm:num_requests_waiting") > 20.0);
+    server.tell_to_stop();
+    let answers: Vec<_> = open.into_iter().map(read).collect();
+    let cut = |answer: &common::Answer| {
+        answer.status == 200 && answer.events().0.last().is_some_and(|e| e["error"]["code"] == "stopping")
+    };
+    assert!(answers.iter().any(cut));
+    assert!(answers.iter().all(|answer| cut(answer) || matches!(answer.status, 0 | 503) || answer.events().1));
+    server.join();
+}
+
+#[test]
+fn heads_and_bodies_beyond_the_limits_are_refused() {
+    let server = Server::start(app(1, 3), Duration::from_secs(5));
+    let large = format!("X-Large: {}\r\n", "x".repeat(40_000));
+    assert_eq!(read(server.send("GET", "/health", &large, "")).status, 431);
+    let answer = read(server.send("POST", "/tokenize", "", &format!("{{\"prompt\": \"{}\"}}", "x".repeat(8 << 20))));
+    assert_eq!(answer.status, 413);
+    let deep = format!("{}1{}", "[".repeat(65), "]".repeat(65));
+    let answer = read(server.send("POST", "/tokenize", "", &format!("{{\"prompt\": {deep}}}")));
+    assert_eq!(answer.status, 400);
+    assert!(answer.body.contains("64 levels"), "{}", answer.body);
+    // Half a head, and then nothing, holds up nobody.
+    let mut slow = TcpStream::connect(server.address).unwrap();
+    slow.write_all(b"GET /health HTTP/1.1\r\nHost:").unwrap();
+    assert_eq!(server.get("/health").status, 200);
+}
