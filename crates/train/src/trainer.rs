@@ -150,6 +150,11 @@ impl Trainer {
     /// peak is that of the worst batch, the work that of all together.
     pub fn rehearse(&mut self, batches: &[Batch]) -> Result<Rehearsal, ReadError> {
         self.device.arena().trim();
+        self.repeat(batches)
+    }
+
+    /// The same with the buffers that earlier work left, as the steps of a run find them.
+    pub fn repeat(&mut self, batches: &[Batch]) -> Result<Rehearsal, ReadError> {
         self.device.arena().reset_peak();
         self.device.take_counter();
         for batch in batches {

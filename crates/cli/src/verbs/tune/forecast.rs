@@ -96,7 +96,7 @@ fn largest_file(checkpoint: &Checkpoint) -> Option<std::path::PathBuf> {
 /// Steps longer than this are forecast without running one.
 const LONGEST_MEASURED_S: f64 = 20.0;
 
-/// Kernels timed one by one say nothing of what lies between them: one batch is run for real, twice, without an update, and the
+/// Kernels timed one by one say nothing of what lies between them: one batch is run for real, without an update, and the
 /// forecast corrected by how far off it was. The plan fits, so this does.
 fn measure(
     plan: &mut Plan,
@@ -114,10 +114,12 @@ fn measure(
     if expected <= 0.0 || expected > LONGEST_MEASURED_S {
         return Ok(());
     }
-    // The first one also makes the buffers, which the run's later steps find ready.
+    let read = |e| CliError::of(&codes::READ, &e);
+    // Makes the buffers, which the run's later steps find ready.
+    trainer.rehearse(typical).map_err(read)?;
     let mut time = || {
         let started = Instant::now();
-        trainer.rehearse(typical).map_err(|e| CliError::of(&codes::READ, &e))?;
+        trainer.repeat(typical).map_err(read)?;
         Ok(started.elapsed().as_secs_f64())
     };
     let factor = time()?.min(time()?) / expected;
