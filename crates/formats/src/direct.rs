@@ -97,13 +97,13 @@ fn open_direct(_: &Path) -> Option<File> {
 }
 
 #[cfg(target_os = "linux")]
-fn forget(file: &File, at: u64, len: usize) {
+pub(crate) fn forget(file: &File, at: u64, len: usize) {
     // Advice: a system that does not take it keeps the pages until it needs them.
     let _ = rustix::fs::fadvise(file, at, std::num::NonZeroU64::new(len as u64), rustix::fs::Advice::DontNeed);
 }
 
 #[cfg(not(target_os = "linux"))]
-fn forget(_: &File, _: u64, _: usize) {}
+pub(crate) fn forget(_: &File, _: u64, _: usize) {}
 
 /// Says that small reads come from all over the file: nothing is gained by reading what lies around them.
 #[cfg(target_os = "linux")]

@@ -23,6 +23,7 @@ pub mod prompt;
 mod restore;
 pub mod safetensors_file;
 pub mod save;
+pub mod scratch;
 pub mod template;
 pub mod tensors;
 pub mod tokenizer;
