@@ -7,8 +7,10 @@ use std::process::Command;
 
 use crate::{fetch, place, proc};
 
+mod cores;
 mod decode;
 mod forecast;
+mod kernels;
 mod machine;
 mod measure;
 mod options;
@@ -29,7 +31,9 @@ pub fn run(what: &str, args: &[&str]) -> Result<(), String> {
         "train" => ("bench train", train::run(&options, &peers)?),
         "decode" => ("bench decode", decode::run(&options, &peers)?),
         "forecast" => ("bench forecast", forecast::run(&options, &peers)?),
-        other => return Err(format!("there is no benchmark `{other}`: train, decode or forecast")),
+        "kernels" => ("bench kernels", kernels::run(&options, &peers)?),
+        "cores" => ("bench cores", cores::run(&options, &peers)?),
+        other => return Err(format!("there is no benchmark `{other}`: kernels, train, decode, cores or forecast")),
     };
     let command = [&["PEERS=… cargo xtask bench", what], args].concat().join(" ");
     let text = format!("`{command}`\n\n{text}");

@@ -26,11 +26,13 @@ usage: cargo xtask <chore>
   map               write the code map in docs/ARCHITECTURE.md from the first sentence of each file
   golden [family]   write tests/golden again from the Python peers (all families, or one)
   session FILE      draw docs/session.svg from a terminal recording (examples/referral/session.sh says how to make it)
-  bench train       speed and memory of training beside PyTorch + PEFT, which are in the folder PEERS
+  bench kernels     products and attention beside PyTorch's, which is in the folder PEERS
+  bench train       speed and memory of training beside PyTorch + PEFT, also there
   bench decode      speed and memory of one sequence beside llama.cpp, also there
+  bench cores       training and decoding on one core, on two, and with one of two taken by another process
   bench forecast    what `ounce tune` forecasts beside what it then takes
                     flags: --write (into docs/BENCHMARKS.md) --quick --compile --rounds --threads
-                    train: --batch --length --steps; decode: --prompt --tokens --runs
+                    train: --batch --length --steps; decode: --prompt --tokens --runs; cores: both
 
 environment: OUNCE_ASSETS is the folder of the fetched files (default: assets in the workspace)";
 

@@ -1,6 +1,7 @@
 //! Where work is done: on the processor, or nowhere at all ([`Device::Dry`]: shapes, operations and bytes only).
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use ounce_kernels::Cpu;
 
@@ -77,6 +78,8 @@ pub struct CpuDevice {
     cpu: Cpu,
     arena: Arc<Arena>,
     counter: Mutex<Counter>,
+    /// Spent in each kind of work, in the order of [`Kernel::ALL`].
+    seconds: Mutex<[f64; 7]>,
 }
 
 #[derive(Debug)]
@@ -87,7 +90,8 @@ pub struct DryDevice {
 
 impl Device {
     pub fn cpu(cpu: Cpu) -> Device {
-        Device::Cpu(Arc::new(CpuDevice { cpu, arena: Arena::new(true), counter: Mutex::default() }))
+        let (counter, seconds) = Default::default();
+        Device::Cpu(Arc::new(CpuDevice { cpu, arena: Arena::new(true), counter, seconds }))
     }
 
     pub fn dry() -> Device {
@@ -103,7 +107,9 @@ impl Device {
         counter.calls[i] += 1;
         drop(counter);
         if let Device::Cpu(device) = self {
+            let started = Instant::now();
             work(&device.cpu);
+            device.seconds.lock().expect("lock of the times")[i] += started.elapsed().as_secs_f64();
         }
     }
 
@@ -126,6 +132,14 @@ impl Device {
     /// What has been counted since the last call.
     pub fn take_counter(&self) -> Counter {
         std::mem::take(&mut *self.counter_lock().lock().expect("counter lock"))
+    }
+
+    /// Seconds spent in each kind of work since the last call, in the order of [`Kernel::ALL`]; none on the dry device.
+    pub fn take_seconds(&self) -> [f64; 7] {
+        match self {
+            Device::Cpu(device) => std::mem::take(&mut *device.seconds.lock().expect("lock of the times")),
+            Device::Dry(_) => [0.0; 7],
+        }
     }
 
     pub fn is_dry(&self) -> bool {

@@ -3,7 +3,9 @@
 //!
 //! `bench_train MODEL TOKENS.u16 --method lora|full --compute f32|bf16 [--batch 4] [--length 512] [--micro-batch-tokens 512]
 //! [--steps 4] [--init ADAPTER] [--recompute N] [--threads 2] [--lr 2e-4] [--optimizer-state f32|bf16|8bit]
-//! [--gradients accumulate|update_now] [--master-weights f32|none] [--logits FILE]`
+//! [--gradients accumulate|update_now] [--master-weights f32|none] [--table TABLE] [--logits FILE]`
+//!
+//! `--table` takes another instruction set than the best, such as `Avx2`.
 //!
 //! Updates during the backward pass are of whole batches and without clipping.
 //!
@@ -16,7 +18,7 @@ use std::time::Instant;
 use ounce_data::Batch;
 use ounce_model::{Model, adapters::lora};
 use ounce_spec::recipe::{Gradients, LoraRecipe, OptimizerRecipe, StateType};
-use ounce_tensor::kernels::Cpu;
+use ounce_tensor::kernels::{Cpu, Isa};
 use ounce_tensor::{Device, Elem, Kernel, Rows};
 use ounce_train::{Trainer, resident};
 
@@ -31,7 +33,9 @@ fn main() {
     let (batch, length, steps) = (number("batch", 4), number("length", 512), number("steps", 4));
     let full = flag("method", "lora") == "full";
     let elem = if flag("compute", "bf16") == "f32" { Elem::F32 } else { Elem::Bf16 };
-    let device = Device::cpu(Cpu::new(number("threads", 0)));
+    let table = flag("table", &format!("{:?}", Isa::detect()));
+    let isa = Isa::available().into_iter().find(|isa| format!("{isa:?}") == table).expect("a table of this machine");
+    let device = Device::cpu(Cpu::with_isa(number("threads", 0), isa));
 
     let checkpoint = ounce_formats::open(Path::new(model_path)).expect("a model");
     let mut model = Model::load(&device, &checkpoint, length).unwrap_or_else(|e| panic!("{e}"));
@@ -80,12 +84,13 @@ fn main() {
             b.examples.push(row as u32);
         }
         device.take_counter();
+        device.take_seconds();
         let started = Instant::now();
         let done = trainer.step(&[b], step + 1, 0, lr, clip).unwrap_or_else(|e| panic!("{e}"));
         times.push(started.elapsed().as_secs_f64());
         losses.push(done.loss);
     }
-    let counter = device.take_counter();
+    let (counter, seconds) = (device.take_counter(), device.take_seconds());
     let mut sorted = times[1..].to_vec();
     sorted.sort_by(f64::total_cmp);
     let median = sorted[sorted.len() / 2];
@@ -93,13 +98,15 @@ fn main() {
         .iter()
         .map(|&k| {
             let i = k as usize;
-            format!("\"{k:?}\":{{\"gflop\":{:.1},\"gb\":{:.2}}}", counter.flops[i] / 1e9, counter.bytes[i] / 1e9)
+            let (gflop, gb, s) = (counter.flops[i] / 1e9, counter.bytes[i] / 1e9, seconds[i]);
+            format!("\"{k:?}\":{{\"gflop\":{gflop:.1},\"gb\":{gb:.2},\"s\":{s:.4}}}")
         })
         .collect();
     println!(
-        "{{\"tok_s\":{:.1},\"step_s\":{median:.3},\"first_step_s\":{:.3},\"peak_rss_mib\":{},\"arena_peak_mib\":{},\"losses\":{losses:?},\"work\":{{{}}}}}",
+        "{{\"tok_s\":{:.1},\"step_s\":{median:.3},\"first_step_s\":{:.3},\"last_step_s\":{:.4},\"peak_rss_mib\":{},\"arena_peak_mib\":{},\"losses\":{losses:?},\"work\":{{{}}}}}",
         (batch * length) as f64 / median,
         times[0],
+        times[steps],
         resident::peak_bytes() >> 20,
         trainer.memory().peak_bytes >> 20,
         work.join(",")

@@ -15,6 +15,9 @@ use crate::{place, proc};
 /// More blocks than a model has: all of them are recomputed.
 const ALL_BLOCKS: &str = "1000";
 
+/// Full tuning that holds least: no f32 weights, moments in 8 bits, no buffer of gradients.
+const SMALL: &[&str] = &["--master-weights", "none", "--optimizer-state", "8bit", "--gradients", "update_now"];
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Method {
     Lora,
@@ -80,6 +83,9 @@ fn settings(options: &Options) -> Vec<Setting> {
             peer(Lora, F32, "f32", &["--dtype", "f32"]),
             ours(Full, F32, "f32", false, &[]),
             peer(Full, F32, "f32", &["--dtype", "f32"]),
+            ours(Lora, F32, "f32, Q4_1 file, AVX2 table", true, &["--table", "Avx2"]),
+            ours(Full, F32, "f32, AVX2 table", false, &["--table", "Avx2"]),
+            ours(Full, Bf16, "bf16 weights and states, updated at once", false, SMALL),
             peer(Full, Bf16, "autocast, f32 weights", &["--dtype", "bf16amp"]),
         ]);
     }
@@ -211,12 +217,13 @@ fn report(entries: &[Entry<Setting>], machine: &Machine, options: &Options) -> R
     let versions = entries.iter().flat_map(|e| &e.runs).find_map(|r| r.said["versions"].as_object());
     let versions: Vec<String> =
         versions.into_iter().flatten().map(|(k, v)| format!("{k} {}", v.as_str().unwrap_or("?"))).collect();
+    let profile = profile(entries, machine);
     let per_token = |method| short(flop_of_a_token(entries, method, options) / 1e9);
     Ok(format!(
         "SmolLM2-135M, AdamW, {batch} × {length} tokens a step, median of {steps} steps after one, {rounds} rounds in turn \
          (median and range), {threads} threads. Rival: {}. {}\n\n{}\nThe limit is the measured rate for the type of the \
          products; the work is {} GFLOP a token with LoRA and {} in full, recomputation not counted. Losses: first and last \
-         step; LoRA begins at the same adapter on both sides. `others` is the load from outside, at worst.{}",
+         step; LoRA begins at the same adapter on both sides. `others` is the load from outside, at worst.{}\n\n{profile}",
         versions.join(", "),
         machine.describe(*threads),
         render(&head, &rows),
@@ -224,6 +231,29 @@ fn report(entries: &[Entry<Setting>], machine: &Machine, options: &Options) -> R
         per_token(Method::Full),
         busy(entries),
     ))
+}
+
+/// Where our time goes, by kind of work: the last step of each of our settings.
+fn profile(entries: &[Entry<Setting>], machine: &Machine) -> String {
+    let mut rows = Vec::new();
+    for entry in entries.iter().filter(|e| !e.setting.peer) {
+        let Some(said) = entry.runs.last().map(|r| &r.said) else { continue };
+        let limit = if entry.setting.compute == Compute::Bf16 { machine.bf16_flops } else { machine.f32_flops };
+        let step_s = said["last_step_s"].as_f64().unwrap_or(f64::NAN);
+        let mut row = vec![entry.setting.name(), short(step_s)];
+        let mut rest_s = step_s;
+        for kinds in [&["MatmulF32", "MatmulBf16"][..], &["Attention", "AttentionBwd"], &["Skinny"]] {
+            let sum = |what: &str| kinds.iter().filter_map(|k| said["work"][*k][what].as_f64()).sum::<f64>();
+            let (gflop, seconds) = (sum("gflop"), sum("s"));
+            rest_s -= seconds;
+            let share = 100.0 * seconds / step_s;
+            row.push(format!("{share:.0} % at {:.0} %", 100.0 * gflop * 1e9 / seconds.max(1e-12) / limit));
+        }
+        row.push(format!("{:.0} %", 100.0 * rest_s / step_s));
+        rows.push(row);
+    }
+    let head = ["where the time goes", "step, s", "products", "attention", "adapters", "all else"];
+    format!("{}\nEach as its share of the step, at this share of the limit.", render(&head, &rows))
 }
 
 /// `seconds` is what a token takes at the limit.
