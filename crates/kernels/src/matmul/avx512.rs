@@ -192,6 +192,48 @@ pub(super) unsafe fn pack_transposed(dst: *mut u8, src: *const u8, ld: usize, ro
     }
 }
 
+/// As [`pack_pairs`] from f32, rounded on the way.
+///
+/// # Safety
+/// The processor has the features; `src` and `dst` are valid for the rows and the panel.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(super) unsafe fn pack_rounded_pairs(
+    dst: *mut u8,
+    src: *const f32,
+    ld: usize,
+    rows: usize,
+    cols: usize,
+    width: usize,
+) {
+    // Element i of the even row, then of the odd one, from sixteen of each behind one another.
+    const TURN: [u16; 32] = {
+        let mut turn = [0; 32];
+        let mut i = 0;
+        while i < 16 {
+            turn[2 * i] = i as u16;
+            turn[2 * i + 1] = i as u16 + 16;
+            i += 1;
+        }
+        turn
+    };
+    // SAFETY: 64 bytes are read; the masks keep to the row and to the panel.
+    unsafe {
+        let turn = _mm512_loadu_si512(TURN.as_ptr().cast());
+        for row in (0..rows).step_by(2) {
+            for c in (0..width).step_by(16) {
+                let load = mask(cols.saturating_sub(c));
+                let at = src.wrapping_add(row * ld + c);
+                let even = _mm512_maskz_loadu_ps(load, at);
+                let odd = if row + 1 < rows { load } else { 0 };
+                let odd = _mm512_maskz_loadu_ps(odd, at.wrapping_add(ld));
+                let both = core::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(odd, even));
+                let to = dst.cast::<i32>().wrapping_add(row / 2 * width + c);
+                _mm512_mask_storeu_epi32(to, mask(width - c), _mm512_permutexvar_epi16(turn, both));
+            }
+        }
+    }
+}
+
 /// Pairs of bf16 from neighbouring rows, `ld` elements apart; an odd last row is paired with zeros. Columns missing to
 /// `width` are zero.
 ///

@@ -19,6 +19,8 @@ const LOCAL_BYTES: usize = 256 << 10;
 const SHARED_BYTES: usize = 32 << 20;
 /// Tasks wanted at least: with fewer, threads wait for the last one.
 const TASKS: usize = 32;
+/// Results with a side of at most so much are made mostly of packing.
+const SKINNY: usize = 64;
 /// Between panels: at distances of a power of two they would fight for the same places of the caches.
 const PAD: usize = 128;
 
@@ -98,13 +100,15 @@ pub(super) fn gemm(
     isa: Isa,
     kernel: &Kernel,
     mut out: Out,
-    a: Operand,
-    b: Operand,
+    mut a: Operand,
+    mut b: Operand,
     accumulate: bool,
     m: usize,
     n: usize,
     k: usize,
 ) {
+    let ahead = m.min(n) > SKINNY;
+    (a.ahead, b.ahead) = (ahead, ahead);
     assert!(out.len() == m * n && a.len == m && b.len == n && a.k == k && b.k == k && m * n * k > 0);
     let (base, bf16): (*mut u8, bool) = match &mut out {
         Out::F32(out) => (out.as_mut_ptr().cast(), false),

@@ -1,6 +1,8 @@
 //! Packing: one operand, in any storage, into the panels that the micro-kernels read (see `tile`). Conversion comes
 //! first, into a small buffer, so that storages and layouts add instead of multiplying.
 
+use std::ops::Range;
+
 use super::tile::{Kernel, LINE};
 use crate::scratch::{self, Slot};
 use crate::{Isa, Mat, bf16, convert};
@@ -15,11 +17,27 @@ pub(super) struct Operand<'a> {
     pub ld: usize,
     pub start: usize,
     pub k: usize,
+    /// Bring what is packed next near. It pays where packing is a small part of the work; data that is in the cache anyhow
+    /// makes it a cost.
+    pub ahead: bool,
 }
 
 impl<'a> Operand<'a> {
     pub fn new(data: Mat<'a>, across: bool, len: usize, k: usize) -> Operand<'a> {
-        Operand { data, across, len, ld: k, start: 0, k }
+        Operand { data, across, len, ld: k, start: 0, k, ahead: false }
+    }
+    /// Asks for `columns` of `rows`, which are `ld` apart, to be brought into the second-level cache.
+    #[inline(never)]
+    fn prefetch(&self, rows: Range<usize>, ld: usize, columns: Range<usize>) {
+        for row in rows.map(|row| row * ld) {
+            let (from, to) = (row + columns.start, row + columns.end);
+            match self.data {
+                Mat::F32(x) => prefetch(&x[from..to]),
+                Mat::Bf16(x) => prefetch(&x[from..to]),
+                Mat::F16(x) => prefetch(&x[from..to]),
+                Mat::Quant(format, x) => prefetch(&x[format.row_bytes(from)..format.row_bytes(to)]),
+            }
+        }
     }
     /// Some of the sum. Starts are multiples of 256, so that blocks stay whole.
     pub fn slice(self, start: usize, k: usize) -> Operand<'a> {
@@ -37,9 +55,9 @@ pub(super) enum Role {
 /// What is packed at once: panels of `width` rows or columns, and steps along the sum.
 #[derive(Clone)]
 pub(super) struct Part {
-    pub panels: std::ops::Range<usize>,
+    pub panels: Range<usize>,
     /// Multiples of 256, except the end of the sum.
-    pub steps: std::ops::Range<usize>,
+    pub steps: Range<usize>,
 }
 
 /// Packs `part`; panel `i` of it starts at `dst + i * panel_bytes`.
@@ -71,6 +89,29 @@ pub(super) unsafe fn pack(
         scratch::with(Slot::Converted, strip * (b1 - b0) * element, |buffer| {
             for e0 in (0..k).step_by(strip) {
                 let rows = strip.min(k - e0);
+                // What the next strip reads is brought near while this one is packed.
+                if from.ahead {
+                    from.prefetch(first + e0 + strip..first + k.min(e0 + 2 * strip), from.len, b0..b1.min(from.len));
+                }
+                if let (Mat::F32(w), true) = (from.data, kernel.pairs) {
+                    // SAFETY: the operand holds the rows; panels of the part follow one another.
+                    let whole = unsafe {
+                        let src = w.as_ptr().add((first + e0) * from.len + c0);
+                        rounded_pairs(
+                            isa,
+                            dst.add(e0 / kernel.per_unit() * width * 4),
+                            src,
+                            from.len,
+                            rows,
+                            c1 - c0,
+                            width,
+                            panel_bytes,
+                        )
+                    };
+                    if whole {
+                        continue;
+                    }
+                }
                 // SAFETY: the operand holds rows `first..first + k` of `len` elements; the buffer `strip` rows.
                 let (src, ld) = unsafe {
                     match start {
@@ -99,6 +140,10 @@ pub(super) unsafe fn pack(
     scratch::with(Slot::Converted, width * k * element, |buffer| {
         for (i, p) in part.panels.clone().enumerate() {
             let rows = width.min(from.len - p * width);
+            // All of a panel at once: read row by row, its lines would come one after the other.
+            if from.ahead {
+                from.prefetch(p * width..p * width + rows, from.ld, first..first + k);
+            }
             // SAFETY: the operand holds `rows` rows of `from.ld` elements; the buffer `width` rows of `k`.
             unsafe {
                 let (src, ld) = match start {
@@ -141,6 +186,48 @@ unsafe fn convert_run(isa: Isa, kernel: &Kernel, to: *mut u8, from: Mat, at: usi
             convert::to_f32(isa, std::slice::from_raw_parts_mut(to.cast::<f32>(), len), from, at);
         }
     }
+}
+
+#[inline]
+fn prefetch<E>(x: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..size_of_val(x)).step_by(64) {
+        use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program sees; the address is inside the slice.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().cast::<i8>().add(at)) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
+}
+
+/// Pairs of bf16 made of `rows` f32 rows of `cols` columns, over all panels, without a buffer between; false where this
+/// table has no such way.
+///
+/// # Safety
+/// `src` is valid for the rows, `dst` for as many panels as the columns fill.
+unsafe fn rounded_pairs(
+    isa: Isa,
+    dst: *mut u8,
+    src: *const f32,
+    ld: usize,
+    rows: usize,
+    cols: usize,
+    width: usize,
+    panel_bytes: usize,
+) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 {
+        for (i, c) in (0..cols).step_by(width).enumerate() {
+            // SAFETY: the columns of a panel, as the caller promises; this table is made only where its instructions are.
+            unsafe {
+                let to = dst.add(i * panel_bytes);
+                super::avx512::pack_rounded_pairs(to, src.add(c), ld, rows, width.min(cols - c), width);
+            }
+        }
+        return true;
+    }
+    let _ = (isa, dst, src, ld, rows, cols, width, panel_bytes);
+    false
 }
 
 /// A in lines: whole cache lines are copied. `ld` and `k` in bytes.
