@@ -1,10 +1,18 @@
 //! Weights of any storage to f32 or bf16, a run of consecutive elements at a time. Must not know matrices.
 
 use crate::{Isa, Mat, bf16, quant};
+#[cfg(target_arch = "aarch64")]
+use half::slice::HalfFloatSliceExt;
 
 /// `out` = elements `at..at + out.len()` of `w`. Quantised: whole blocks.
 pub(crate) fn to_f32(isa: Isa, out: &mut [f32], w: Mat, at: usize) {
     match isa {
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDot => match w {
+            // In vectors, where the processor has the instruction.
+            Mat::F16(w) => w[at..][..out.len()].convert_to_f32_slice(out),
+            _ => plain(out, w, at),
+        },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `isa` is only made for what the processor has.
         Isa::Avx512 | Isa::Avx512Bf16 => unsafe { x86::to_f32_avx512(out, w, at) },

@@ -12,8 +12,10 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with BF16 and VNNI.
     Avx512Bf16,
-    /// Reserved: on ARM the portable table is used, which the compiler already makes NEON code of.
+    /// What every 64-bit ARM processor has.
     Neon,
+    /// NEON with the int8 dot products of ARMv8.2 (`dotprod`).
+    NeonDot,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,7 @@ impl Isa {
 
     /// All that this machine can run, worst first.
     pub fn available() -> Vec<Isa> {
+        #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(unused_mut))]
         let mut all = vec![Isa::Portable];
         #[cfg(target_arch = "x86_64")]
         {
@@ -63,6 +66,13 @@ impl Isa {
                         all.push(Isa::Avx512Bf16);
                     }
                 }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            all.push(Isa::Neon);
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                all.push(Isa::NeonDot);
             }
         }
         all

@@ -17,6 +17,8 @@ impl Cpu {
             Isa::Avx512 | Isa::Avx512Bf16 => x86::F32_AVX512,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => x86::F32_AVX2,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonDot => arm::F32_NEON,
             _ => PORTABLE,
         })
     }
@@ -35,6 +37,8 @@ impl Cpu {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => Some(self.rate(x86::INT8_AVX512)),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => Some(self.rate(arm::INT8_DOTPROD)),
             _ => None,
         }
     }
@@ -129,6 +133,43 @@ const PORTABLE: Loop = Loop {
         black_box(acc);
     },
 };
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::{Loop, black_box};
+    use crate::matmul::sdot;
+    use std::arch::aarch64::*;
+
+    /// Accumulators of a loop, as for x86.
+    const MANY: usize = 24;
+
+    pub const F32_NEON: Loop = Loop { operations: MANY * 4 * 2, run: f32_neon };
+    pub const INT8_DOTPROD: Loop = Loop { operations: MANY * 16 * 2, run: int8_dotprod };
+
+    #[target_feature(enable = "neon")]
+    fn f32_neon(turns: usize) {
+        let (a, b) = (vdupq_n_f32(black_box(0.999)), vdupq_n_f32(black_box(1e-3)));
+        let mut acc = [vdupq_n_f32(1.0); MANY];
+        for _ in 0..turns {
+            for acc in &mut acc {
+                *acc = vfmaq_f32(b, *acc, a);
+            }
+        }
+        black_box(acc);
+    }
+
+    #[target_feature(enable = "neon,dotprod")]
+    fn int8_dotprod(turns: usize) {
+        let a = vdupq_n_s8(black_box(1));
+        let mut acc = [vdupq_n_s32(1); MANY];
+        for _ in 0..turns {
+            for acc in &mut acc {
+                *acc = sdot(*acc, a, a);
+            }
+        }
+        black_box(acc);
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {

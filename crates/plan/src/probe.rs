@@ -54,6 +54,7 @@ pub fn isa_name(isa: Isa) -> &'static str {
         Isa::Avx512 => "avx512",
         Isa::Avx512Bf16 => "avx512-bf16-vnni",
         Isa::Neon => "neon",
+        Isa::NeonDot => "neon-dotprod",
     }
 }
 

@@ -273,6 +273,8 @@ macro_rules! product_fn {
                 // SAFETY: as above; `Avx512Bf16` includes `Avx512`.
                 #[cfg(target_arch = "x86_64")]
                 $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 => unsafe { avx512::<$e>($($arg),*) },
+                #[cfg(target_arch = "aarch64")]
+                $crate::Isa::Neon | $crate::Isa::NeonDot => body::<_, $e>(Single($crate::lanes::Neon) $(, $arg)*),
                 _ => body::<_, $e>(Single($crate::lanes::Portable) $(, $arg)*),
             }
         }

@@ -9,6 +9,8 @@ mod avx512;
 mod elem;
 mod map;
 pub(crate) mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod split;
 
@@ -18,6 +20,8 @@ pub(crate) use avx2::Avx2;
 pub(crate) use avx512::Avx512;
 pub(crate) use elem::{Elem, one_type, typed};
 pub(crate) use map::{map1, map2, map3, map3to2, sum1, sum2};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 pub(crate) use split::{ELEMENTS, Split, chunks_of, rows_per_chunk};
 
@@ -128,6 +132,8 @@ macro_rules! simd_fn {
                 // SAFETY: as above; `Avx512Bf16` includes `Avx512`.
                 #[cfg(target_arch = "x86_64")]
                 $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 => unsafe { avx512($($arg),*) },
+                #[cfg(target_arch = "aarch64")]
+                $crate::Isa::Neon | $crate::Isa::NeonDot => body($crate::lanes::Neon $(, $arg)*),
                 _ => body($crate::lanes::Portable $(, $arg)*),
             }
         }

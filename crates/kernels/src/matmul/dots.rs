@@ -104,14 +104,15 @@ impl Base {
     }
 }
 
-/// Calls `work` with rows `s0..s0 + rows` in a plain storage: quantised ones are dequantised into the cache first.
+/// Calls `work` with rows `s0..s0 + rows` in a plain storage: others are converted to f32 in the cache first.
 fn with_rows(isa: Isa, stream: Mat, s0: usize, rows: usize, k: usize, work: impl FnOnce(Mat)) {
     let range = s0 * k..(s0 + rows) * k;
     match stream {
         Mat::F32(w) => work(Mat::F32(&w[range])),
         Mat::Bf16(w) => work(Mat::Bf16(&w[range])),
-        Mat::F16(w) => work(Mat::F16(&w[range])),
-        Mat::Quant(..) => scratch::with(Slot::Converted, rows * k * 4, |buffer| {
+        // On ARM the conversion of a row is vectors, and that of one element a call.
+        Mat::F16(w) if cfg!(not(target_arch = "aarch64")) => work(Mat::F16(&w[range])),
+        Mat::F16(_) | Mat::Quant(..) => scratch::with(Slot::Converted, rows * k * 4, |buffer| {
             // SAFETY: the buffer holds that many f32, which allow any bits.
             let wide = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<f32>(), rows * k) };
             convert::to_f32(isa, wide, stream, s0 * k);
@@ -129,6 +130,8 @@ fn group(isa: Isa, sums: &mut [f32; GROUP * 8], few: Few, fs: usize, stream: Mat
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { group_avx2(sums, few, fs, stream, rows, k) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDot => group_lanes::<true>(sums, few, fs, stream, rows, k),
         _ => group_lanes::<false>(sums, few, fs, stream, rows, k),
     }
 }

@@ -111,6 +111,14 @@ fn rows_dots(
         // SAFETY: `isa` is only made for what the processor has; the rows are as long as the weights', padded.
         return unsafe { super::int8_avx2::rows_dots(out, format, blocks, per_row, rows) };
     }
+    #[cfg(target_arch = "aarch64")]
+    match isa {
+        // SAFETY: the rows are as long as the weights'.
+        Isa::Neon => return unsafe { super::int8_neon::rows_dots(out, format, blocks, per_row, rows) },
+        // SAFETY: as above; `isa` is only made for what the processor has.
+        Isa::NeonDot => return unsafe { super::int8_neon::rows_dots_dotprod(out, format, blocks, per_row, rows) },
+        _ => {}
+    }
     let _ = isa;
     for (out, blocks) in out.iter_mut().zip(blocks.chunks_exact(per_row * format.block_bytes())) {
         // SAFETY: the rows are as long as the blocks need.

@@ -16,6 +16,7 @@ pub struct Interleaved<'a> {
 
 /// One row of activations in int8, in blocks of 32.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) struct Row {
     /// Rounded values.
     pub q: *const i8,

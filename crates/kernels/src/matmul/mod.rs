@@ -12,10 +12,14 @@ mod gemm;
 mod int8;
 #[cfg(target_arch = "x86_64")]
 mod int8_avx2;
+#[cfg(target_arch = "aarch64")]
+mod int8_neon;
 mod int8_rows;
 #[cfg(target_arch = "x86_64")]
 mod int8_vnni;
 mod interleave;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 mod portable;
 mod tile;
@@ -26,6 +30,8 @@ use dots::{Few, Places};
 use pack::Operand;
 use tile::Kernel;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use int8_neon::sdot;
 pub use int8_rows::Interleaved;
 
 /// Up to so many rows of activations, weights are read once and not packed.
@@ -232,6 +238,8 @@ impl Cpu {
             Isa::Avx512Bf16 | Isa::Avx512 => &avx512::F32,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::F32,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonDot => &neon::F32,
             _ => {
                 let _ = bf16;
                 &portable::F32

@@ -70,6 +70,7 @@ pub fn dequantize(out: &mut [f32], format: QuantFormat, blocks: &[u8]) {
 }
 
 /// [`dequantize`], to be compiled into a function with wider vectors.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn dequantize_lanes(out: &mut [f32], format: QuantFormat, blocks: &[u8]) {
     decode::dequantize(out, format, blocks);
