@@ -4,8 +4,11 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// For each block, whether its activations are kept (`true`) or recomputed.
-    pub keep: Vec<bool>,
+    /// What each block does with its activations.
+    pub activations: Vec<Policy>,
+    /// Room on disk that offloaded activations take, at most.
+    #[serde(default)]
+    pub offloaded_bytes: usize,
     /// Where the base model's weights are.
     #[serde(default)]
     pub weights: Residency,
@@ -13,6 +16,20 @@ pub struct Plan {
     pub time: TimeForecast,
     /// Why this plan, one sentence each.
     pub reasons: Vec<String>,
+}
+
+/// What a segment of the model leaves for its backward pass, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Everything that the backward rules read, in memory.
+    Keep,
+    /// Its inputs only; the forward pass is run again (Chen et al. 2016).
+    Recompute,
+    /// Everything that the backward rules read, outside memory until it is needed (Rhu et al. 2016).
+    Offload,
+    /// Its inputs only, outside memory until the forward pass is run again.
+    OffloadInputs,
 }
 
 /// How weights that are not trained come to the processor.
@@ -50,7 +67,10 @@ pub struct TimeForecast {
     pub tokens_per_s: f64,
     /// Multiply-adds counted twice, one step.
     pub step_flops: f64,
-    /// Bytes of weights read from disk, one step.
+    /// Bytes read from disk, one step: weights that are streamed, activations that come back.
     #[serde(default)]
     pub step_read_bytes: f64,
+    /// Bytes of activations written to disk, one step.
+    #[serde(default)]
+    pub step_write_bytes: f64,
 }

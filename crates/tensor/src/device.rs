@@ -48,8 +48,10 @@ pub struct Counter {
     pub flops: [f64; 7],
     pub bytes: [f64; 7],
     pub calls: [u64; 7],
-    /// Bytes of weights read from disk beside the work.
+    /// Bytes read from disk beside the work: weights that are streamed, values that come back.
     pub read_bytes: f64,
+    /// Bytes of values written to disk beside the work.
+    pub write_bytes: f64,
 }
 
 impl Counter {
@@ -63,6 +65,8 @@ impl Counter {
 pub struct Rehearsal {
     pub memory: MemoryUse,
     pub counter: Counter,
+    /// Most bytes of values that were outside memory at once.
+    pub offloaded_bytes: usize,
 }
 
 /// A place to run ops. Cheap to clone.
@@ -116,6 +120,11 @@ impl Device {
     /// Counts bytes that come from disk.
     pub(crate) fn count_read(&self, bytes: usize) {
         self.counter_lock().lock().expect("counter lock").read_bytes += bytes as f64;
+    }
+
+    /// Counts bytes that go to disk.
+    pub(crate) fn count_write(&self, bytes: usize) {
+        self.counter_lock().lock().expect("counter lock").write_bytes += bytes as f64;
     }
 
     pub fn arena(&self) -> &Arc<Arena> {

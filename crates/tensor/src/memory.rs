@@ -101,6 +101,8 @@ struct State {
 pub(crate) struct Buffer {
     memory: Option<Memory>,
     count: usize,
+    /// As it was asked for.
+    length: usize,
     purpose: Purpose,
     arena: Arc<Arena>,
 }
@@ -123,7 +125,7 @@ impl Arena {
             }
         };
         state.occupy(count, purpose);
-        Buffer { memory, count, purpose, arena: self.clone() }
+        Buffer { memory, count, length: bytes, purpose, arena: self.clone() }
     }
 
     pub fn usage(&self) -> MemoryUse {
@@ -211,6 +213,10 @@ impl Buffer {
     }
     pub(crate) fn purpose(&self) -> Purpose {
         self.purpose
+    }
+    /// Bytes that were asked for; there may be more.
+    pub(crate) fn length(&self) -> usize {
+        self.length
     }
 }
 

@@ -1,10 +1,14 @@
 //! [`Stage`]: forward and backward over a range of segments, each with its policy: keep the tape, or keep the input list and
-//! record again.
+//! record again; and keep it in memory, or outside.
 
 use std::ops::Range;
+use std::sync::Arc;
+
+use ounce_spec::plan::Policy;
 
 use crate::device::Device;
 use crate::graph::{Graph, Mode, Random, Var};
+use crate::offload::{Offload, Stash, Value};
 use crate::params::Params;
 use crate::rows::Rows;
 use crate::sink::GradSink;
@@ -19,15 +23,6 @@ pub trait Segments {
     fn forward(&self, g: &mut Graph, segment: usize, inputs: &[Var], rows: &Rows) -> Vec<Var>;
 }
 
-/// What a segment keeps for its backward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// Everything that the backward rules read.
-    Keep,
-    /// Its inputs only; the forward pass is run again (Chen et al. 2016).
-    Recompute,
-}
-
 /// A range of segments to run.
 pub struct Stage<'a> {
     pub model: &'a dyn Segments,
@@ -37,6 +32,8 @@ pub struct Stage<'a> {
     /// Which parameters are trained.
     pub wanted: &'a [bool],
     pub random: Option<Random>,
+    /// Where policies that offload bring values.
+    pub offload: Option<&'a Offload>,
 }
 
 /// A forward pass that waits for its backward pass.
@@ -45,13 +42,20 @@ pub struct Pass {
     pub outputs: Vec<Tensor>,
 }
 
-enum Kept {
+/// What a segment left; what of it is outside memory.
+struct Kept {
+    left: Left,
+    away: Option<Stash>,
+}
+
+enum Left {
     Tape(Tape),
-    Inputs(Vec<(Tensor, bool)>),
+    Inputs(Vec<(Option<Tensor>, bool)>),
 }
 
 impl Stage<'_> {
-    /// Runs the segments on `inputs` (with whether each needs a gradient). Fails where streamed weights cannot be read.
+    /// Runs the segments on `inputs` (with whether each needs a gradient). Where nothing is trained, nothing is left for a
+    /// backward pass but what [`Policy::Keep`] says. Fails where streamed weights cannot be read or values not be written.
     pub fn forward(
         &self,
         device: &Device,
@@ -61,17 +65,33 @@ impl Stage<'_> {
     ) -> Result<Pass, ReadError> {
         let mut values = inputs;
         let mut kept = Vec::with_capacity(self.range.len());
+        let mut leaving: Vec<Arc<Value>> = Vec::new();
         for segment in self.range.clone() {
             params.enter(segment, self.after(segment))?;
-            let keep = self.policies[segment] == Policy::Keep;
-            let mode = if keep { Mode::Record } else { Mode::Infer { int8: false } };
-            let held = (!keep).then(|| values.clone());
-            let (outputs, needs, tape) = self.record(device, params, rows, segment, values, mode);
-            kept.push(match held {
-                Some(inputs) => Kept::Inputs(inputs),
-                None => Kept::Tape(tape),
-            });
+            let policy = self.policy(segment);
+            let again = matches!(policy, Policy::Recompute | Policy::OffloadInputs);
+            let mode = if again { Mode::Infer { int8: false } } else { Mode::Record };
+            let held = |(tensor, needs): &(Tensor, bool)| (Some(tensor.clone()), *needs);
+            let mut inputs = Vec::new();
+            if again && !self.wanted.is_empty() {
+                inputs = values.iter().map(held).collect();
+            }
+            let mut away = None;
+            if policy == Policy::OffloadInputs {
+                away = Some(self.offload().stash(inputs.iter_mut().map(|input| &mut input.0), &mut leaving));
+            }
+            let (outputs, needs, mut tape) = self.record(device, params, rows, segment, values, mode);
             values = outputs.into_iter().zip(needs).collect();
+            // These were written while the segment ran.
+            let written = leaving.len();
+            if policy == Policy::Offload {
+                away = Some(self.offload().stash(tape.values(), &mut leaving));
+            }
+            let left = if again { Left::Inputs(inputs) } else { Left::Tape(tape) };
+            kept.push(Kept { left, away });
+            if let Some(offload) = self.offload {
+                offload.let_go(leaving.drain(..written))?;
+            }
         }
         Ok(Pass { kept, outputs: values.into_iter().map(|v| v.0).collect() })
     }
@@ -89,9 +109,18 @@ impl Stage<'_> {
         pass.outputs.clear();
         for segment in self.range.clone().rev() {
             params.enter(segment, segment.checked_sub(1).filter(|s| self.range.contains(s)))?;
-            let tape = match pass.kept.pop().expect("one entry per segment") {
-                Kept::Tape(tape) => tape,
-                Kept::Inputs(inputs) => self.record(device, params, rows, segment, inputs, Mode::Record).2,
+            let kept = pass.kept.pop().expect("one entry per segment");
+            // What this segment waits for comes first, what the next one will need while this one is walked back.
+            for stash in [&kept].into_iter().chain(pass.kept.last()).filter_map(|kept| kept.away.as_ref()) {
+                self.offload().ask(stash);
+            }
+            let tape = match self.back(kept)? {
+                Left::Tape(tape) => tape,
+                Left::Inputs(inputs) => {
+                    let here = |(tensor, needs): (Option<Tensor>, bool)| (tensor.expect("brought back"), needs);
+                    let inputs = inputs.into_iter().map(here).collect();
+                    self.record(device, params, rows, segment, inputs, Mode::Record).2
+                }
             };
             grads = tape.backward(device, params, sink, grads);
             sink.segment_done(segment, params);
@@ -100,6 +129,30 @@ impl Stage<'_> {
             }
         }
         Ok(grads)
+    }
+
+    /// What a segment left, all of it in memory.
+    fn back(&self, mut kept: Kept) -> Result<Left, ReadError> {
+        if let Some(stash) = kept.away.take() {
+            match &mut kept.left {
+                Left::Tape(tape) => self.offload().bring(stash, tape.values())?,
+                Left::Inputs(inputs) => self.offload().bring(stash, inputs.iter_mut().map(|input| &mut input.0))?,
+            }
+        }
+        Ok(kept.left)
+    }
+
+    /// The last two segments are walked back at once, while a value would still be on its way out.
+    fn policy(&self, segment: usize) -> Policy {
+        match self.policies[segment] {
+            policy if segment + 2 < self.range.end => policy,
+            Policy::Keep | Policy::Offload => Policy::Keep,
+            Policy::Recompute | Policy::OffloadInputs => Policy::Recompute,
+        }
+    }
+
+    fn offload(&self) -> &Offload {
+        self.offload.expect("a stage whose policies offload has somewhere to bring values")
     }
 
     /// What follows `segment` on the way up: the turn at the last one leads back, where a gradient is wanted.

@@ -18,7 +18,7 @@ pub trait Source: Send + Sync {
     fn read_rows(&self, table: usize, ids: &[u32], row_bytes: usize, block: &mut [u8]) -> Result<(), ReadError>;
 }
 
-/// Weights that did not come: what the source says of it.
+/// Bytes that did not come from outside memory, or did not get there: what the source or the store says of it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct ReadError(Arc<dyn Error + Send + Sync>);

@@ -64,6 +64,12 @@ impl Tape {
         Tape { slots, nodes, inputs, outputs }
     }
 
+    /// Where it holds its values.
+    pub(crate) fn values(&mut self) -> impl Iterator<Item = &mut Option<Tensor>> {
+        let saved = self.nodes.iter_mut().flatten().flat_map(|node| node.op.saved());
+        self.slots.iter_mut().map(|slot| &mut slot.tensor).chain(saved)
+    }
+
     /// Walks back from the gradients of the outputs (`None`: no gradient comes from there); parameter gradients go to
     /// `sink`. Returns the gradients of the graph's inputs, in order.
     pub fn backward(

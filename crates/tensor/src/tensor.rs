@@ -181,6 +181,17 @@ impl Tensor {
         out
     }
 
+    /// What it is a view of.
+    pub(crate) fn storage(&self) -> &Arc<Buffer> {
+        &self.storage
+    }
+
+    /// Makes the same view of another storage.
+    pub(crate) fn shape_of(&self) -> impl Fn(Arc<Buffer>) -> Tensor + Send + use<> {
+        let Tensor { elem, offset, rows, cols, .. } = *self;
+        move |storage| Tensor { storage, elem, offset, rows, cols }
+    }
+
     fn buffer_mut(&mut self) -> &mut Buffer {
         Arc::get_mut(&mut self.storage).expect("writing to a tensor that is shared")
     }

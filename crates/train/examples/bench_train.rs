@@ -19,7 +19,7 @@ use ounce_data::Batch;
 use ounce_model::{Model, adapters::lora};
 use ounce_spec::recipe::{Gradients, LoraRecipe, OptimizerRecipe, StateType};
 use ounce_tensor::kernels::{Cpu, Isa};
-use ounce_tensor::{Device, Elem, Kernel, Rows};
+use ounce_tensor::{Device, Elem, Kernel, Policy, Rows};
 use ounce_train::{Trainer, resident};
 
 fn main() {
@@ -58,7 +58,8 @@ fn main() {
     }
     let blocks = model.family.blocks();
     let recompute = number("recompute", 0);
-    let keep: Vec<bool> = (0..blocks).map(|i| i >= recompute).collect();
+    let activations = |i: usize| if i < recompute { Policy::Recompute } else { Policy::Keep };
+    let activations: Vec<Policy> = (0..blocks).map(activations).collect();
     let lr = flag("lr", if full { "2e-5" } else { "2e-4" }).parse::<f64>().expect("a number");
     let state = match flag("optimizer-state", "f32").as_str() {
         "bf16" => StateType::Bf16,
@@ -68,7 +69,7 @@ fn main() {
     let optimizer = ounce_optim::from_recipe(&OptimizerRecipe { state, ..OptimizerRecipe::default() });
     let now = flag("gradients", "accumulate") == "update_now";
     let (gradients, clip) = if now { (Gradients::UpdateNow, 0.0) } else { (Gradients::Accumulate, 1.0) };
-    let mut trainer = Trainer::new(&device, model, trained, optimizer, gradients, elem, &keep, 0);
+    let mut trainer = Trainer::new(&device, model, trained, optimizer, gradients, elem, &activations, 0);
     trainer.set_micro_batch(number("micro-batch-tokens", 512));
 
     let (mut times, mut losses) = (Vec::new(), Vec::new());

@@ -8,11 +8,13 @@ pub mod report;
 pub mod resident;
 mod run;
 pub mod runs;
+mod scratch;
 pub mod state;
 mod trainer;
 mod update;
 pub mod vfs;
 
 pub use run::{Outcome, Run, TrainError};
+pub use scratch::Scratch;
 pub use state::Progress;
 pub use trainer::{NonFinite, StepError, StepResult, Trainer};

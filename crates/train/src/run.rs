@@ -32,7 +32,7 @@ pub enum TrainError {
     Report(#[from] ReportError),
     #[error(transparent)]
     Data(#[from] DataError),
-    /// Streamed weights that could not be read.
+    /// Streamed weights that could not be read, or offloaded activations that could not be written or read back.
     #[error(transparent)]
     Read(#[from] ReadError),
 }

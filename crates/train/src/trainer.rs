@@ -11,8 +11,8 @@ use ounce_optim::{Optimizer, State, clip};
 use ounce_spec::recipe::Gradients;
 use ounce_tensor::kernels::In;
 use ounce_tensor::{
-    Accumulate, Device, Elem, Loss, MemoryUse, ParamId, Policy, Purpose, Random, ReadError, Rehearsal, Rows, Stage,
-    Tensor, UpdateNow, Weight,
+    Accumulate, Device, Elem, Loss, MemoryUse, Offload, ParamId, Policy, Purpose, Random, ReadError, Rehearsal, Rows,
+    Stage, Store, Tensor, UpdateNow, Weight,
 };
 
 use crate::update::{Updates, sum_squares};
@@ -29,6 +29,7 @@ pub struct Trainer {
     sink: Accumulate,
     wanted: Vec<bool>,
     policies: Vec<Policy>,
+    offload: Option<Offload>,
     micro_batch_tokens: usize,
     elem: Elem,
     seed: u64,
@@ -80,14 +81,14 @@ struct Updated {
 pub enum StepError {
     #[error(transparent)]
     NonFinite(#[from] NonFinite),
-    /// Streamed weights that could not be read. As with a gradient that is not finite, nothing was updated, unless updates are
-    /// made during the backward pass.
+    /// Streamed weights that could not be read, or offloaded activations that could not be written or read back. As with a
+    /// gradient that is not finite, nothing was updated, unless updates are made during the backward pass.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
 impl Trainer {
-    /// `keep`: for each block, whether its activations are kept (or recomputed). Blocks beyond its end are kept.
+    /// `activations`: for each block, what it does with them. Blocks beyond its end keep them.
     pub fn new(
         device: &Device,
         model: Model,
@@ -95,14 +96,15 @@ impl Trainer {
         optimizer: Box<dyn Optimizer>,
         gradients: Gradients,
         elem: Elem,
-        keep: &[bool],
+        activations: &[Policy],
         seed: u64,
     ) -> Trainer {
         let mut wanted = vec![false; model.params.len()];
         for p in &trained {
             wanted[p.0 as usize] = true;
         }
-        let policies = policies(model.family.blocks(), keep);
+        let policies = policies(model.family.blocks(), activations);
+        let offload = device.is_dry().then(|| Offload::dry(device));
         let sink = match gradients {
             Gradients::Accumulate => Accumulate::new(device, &model.params, &trained),
             Gradients::UpdateNow => Accumulate::on_demand(&model.params, &trained),
@@ -127,6 +129,7 @@ impl Trainer {
             sink,
             wanted,
             policies,
+            offload,
             micro_batch_tokens,
             elem,
             seed,
@@ -134,9 +137,15 @@ impl Trainer {
         }
     }
 
-    /// Chooses again which blocks keep their activations.
-    pub fn set_keep(&mut self, keep: &[bool]) {
-        self.policies = policies(self.model.family.blocks(), keep);
+    /// Chooses again what each block does with its activations.
+    pub fn set_activations(&mut self, activations: &[Policy]) {
+        self.policies = policies(self.model.family.blocks(), activations);
+    }
+
+    /// Where activations go that are not to be in memory. Without it, none may be offloaded on a real device.
+    pub fn offload_to(&mut self, store: Arc<dyn Store>) -> std::io::Result<()> {
+        self.offload = Some(Offload::new(&self.device, store)?);
+        Ok(())
     }
 
     /// Puts at most `tokens` tokens (whole sequences) through the model at once; 0: whole batches, as always where gradients are
@@ -157,6 +166,7 @@ impl Trainer {
     pub fn repeat(&mut self, batches: &[Batch]) -> Result<Rehearsal, ReadError> {
         self.device.arena().reset_peak();
         self.device.take_counter();
+        self.offload.as_ref().map(Offload::take_peak_bytes);
         for batch in batches {
             let place = Place { step: 1, first_row: 0, loss_tokens: batch.loss_tokens() };
             match self.gradients {
@@ -176,7 +186,8 @@ impl Trainer {
                 }
             }
         }
-        Ok(Rehearsal { memory: self.device.memory(), counter: self.device.take_counter() })
+        let offloaded_bytes = self.offload.as_ref().map_or(0, Offload::take_peak_bytes);
+        Ok(Rehearsal { memory: self.device.memory(), counter: self.device.take_counter(), offloaded_bytes })
     }
 
     /// One step over `batches` (more than one: gradient accumulation; their tokens are weighted alike). `step` counts from 1;
@@ -252,7 +263,8 @@ impl Trainer {
         let policies = vec![Policy::Recompute; self.policies.len()];
         let training = Training { family: &*self.model.family, elem: self.elem };
         let range = 0..self.model.segments();
-        let stage = Stage { model: &training, range, policies: &policies, wanted: &[], random: None };
+        let (random, offload) = (None, None);
+        let stage = Stage { model: &training, range, policies: &policies, wanted: &[], random, offload };
         let pass = stage.forward(&self.device, &self.model.params, &rows, Vec::new())?;
         Ok((scalar(&pass.outputs[0], &self.device), count))
     }
@@ -297,10 +309,10 @@ impl Trainer {
     }
 
     fn accumulate_part(&mut self, part: &Batch, place: Place) -> Result<f64, ReadError> {
-        let Trainer { device, model, sink, .. } = self;
+        let Trainer { device, model, sink, offload, .. } = self;
         let training = Training { family: &*model.family, elem: self.elem };
         let random = Random { seed: self.seed, step: place.step as u64 };
-        let stage = stage(&training, &self.policies, &self.wanted, random);
+        let stage = stage(&training, &self.policies, &self.wanted, random, offload.as_ref());
         let rows = rows_of(part, place.loss_tokens, place.first_row);
         let pass = stage.forward(device, &model.params, &rows, Vec::new())?;
         let loss = scalar(&pass.outputs[0], device);
@@ -319,10 +331,10 @@ impl Trainer {
         lr: f64,
         update: bool,
     ) -> Result<(f64, Updated), ReadError> {
-        let Trainer { device, model, sink, trained, states, .. } = self;
+        let Trainer { device, model, sink, trained, states, offload, .. } = self;
         let training = Training { family: &*model.family, elem: self.elem };
         let random = Random { seed: self.seed, step: place.step as u64 };
-        let stage = stage(&training, &self.policies, &self.wanted, random);
+        let stage = stage(&training, &self.policies, &self.wanted, random, offload.as_ref());
         let rows = rows_of(batch, place.loss_tokens, place.first_row);
         let mut updated = Updated { sums: vec![0.0; trained.len()], bad: None };
         let pass = stage.forward(device, &model.params, &rows, Vec::new())?;
@@ -364,8 +376,14 @@ impl Trainer {
 }
 
 /// All segments, in training.
-fn stage<'a>(training: &'a Training, policies: &'a [Policy], wanted: &'a [bool], random: Random) -> Stage<'a> {
-    Stage { model: training, range: 0..policies.len(), policies, wanted, random: Some(random) }
+fn stage<'a>(
+    training: &'a Training,
+    policies: &'a [Policy],
+    wanted: &'a [bool],
+    random: Random,
+    offload: Option<&'a Offload>,
+) -> Stage<'a> {
+    Stage { model: training, range: 0..policies.len(), policies, wanted, random: Some(random), offload }
 }
 
 /// The gradients of a pass's outputs: 1 for the loss.
@@ -377,11 +395,8 @@ fn scalar(t: &Tensor, device: &Device) -> f64 {
     if device.is_dry() { 0.0 } else { t.f32()[0] as f64 }
 }
 
-fn policies(blocks: usize, keep: &[bool]) -> Vec<Policy> {
-    let policy = |block: usize| match keep.get(block) {
-        Some(false) => Policy::Recompute,
-        _ => Policy::Keep,
-    };
+fn policies(blocks: usize, activations: &[Policy]) -> Vec<Policy> {
+    let policy = |block: usize| activations.get(block).copied().unwrap_or(Policy::Keep);
     // The embedding has nothing to recompute, and the head is walked back at once.
     let ends = std::iter::once(Policy::Keep);
     ends.clone().chain((0..blocks).map(policy)).chain(ends).collect()

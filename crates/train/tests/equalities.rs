@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use ounce_data::{Batch, Batches, Settings, Tokenized};
 use ounce_spec::recipe::StateType;
-use ounce_tensor::{Device, Elem, Purpose, Weight};
+use ounce_tensor::{Device, Elem, Policy, Purpose, Weight};
 use ounce_train::checkpoint;
 use ounce_train::vfs::Disk;
 use ounce_train::{Run, StepError, TrainError, Trainer};
@@ -45,7 +45,7 @@ fn one_two_and_three_threads_give_the_same_bits() {
 fn recomputed_activations_give_the_bits_of_kept_ones() {
     let device = device(2);
     for case in cases() {
-        let recomputing = Case { recompute: true, ..case.clone() };
+        let recomputing = Case { activations: Policy::Recompute, ..case.clone() };
         left(&recomputing, &device).assert_equal(&left(&case, &device), case.name);
     }
 }
@@ -57,7 +57,7 @@ fn updates_during_the_backward_pass_give_the_bits_of_updates_after_it() {
     let device = device(2);
     let mut tied = Case::full().named("full, tied");
     tied.golden = "qwen3";
-    let recomputing = Case { recompute: true, ..Case::full().bf16("full, bf16, recomputing") };
+    let recomputing = Case { activations: Policy::Recompute, ..Case::full().bf16("full, bf16, recomputing") };
     for case in cases().into_iter().chain([tied, recomputing, Case::full().sgd().named("sgd")]) {
         let now = case.clone().update_now(case.name);
         let mut after = case;

@@ -3,14 +3,15 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ounce_data::Batch;
 use ounce_model::{Model, Training, adapters::lora};
 use ounce_optim::from_recipe;
 use ounce_spec::recipe::{Gradients, OptimizerRecipe};
 use ounce_tensor::kernels::{Cpu, Isa};
-use ounce_tensor::{Accumulate, Device, Elem, Loss, Policy, Purpose, Rows, Stage, Tensor};
-use ounce_train::Trainer;
+use ounce_tensor::{Accumulate, Device, Elem, Loss, Offload, Policy, Purpose, Rows, Stage, Tensor};
+use ounce_train::{Scratch, Trainer};
 
 fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
@@ -121,7 +122,11 @@ fn loss_and_every_gradient_match_transformers() {
         let dir = golden_dir().join(&family);
         let golden = Golden::read(&dir);
         let device = Device::cpu(Cpu::new(2));
-        for policy in [Policy::Keep, Policy::Recompute] {
+        let dir_of_scratch = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(dir_of_scratch.path(), 0).unwrap();
+        let offload = Offload::new(&device, Arc::new(scratch)).unwrap();
+        let offload = Some(&offload);
+        for policy in [Policy::Keep, Policy::Recompute, Policy::Offload, Policy::OffloadInputs] {
             let mut model = load(&device, &dir);
             let trained = model.make_dense(&device, Elem::F32);
             let mut sink = Accumulate::new(&device, &model.params, &trained);
@@ -133,7 +138,7 @@ fn loss_and_every_gradient_match_transformers() {
             let policies = vec![policy; model.segments()];
             let training = Training { family: &*model.family, elem: Elem::F32 };
             let range = 0..model.segments();
-            let stage = Stage { model: &training, range, policies: &policies, wanted: &wanted, random: None };
+            let stage = Stage { model: &training, range, policies: &policies, wanted: &wanted, random: None, offload };
             let pass = stage.forward(&device, &model.params, &rows, Vec::new()).unwrap();
             let loss = pass.outputs[0].f32()[0] as f64;
             let want = golden.json["loss"].as_f64().unwrap();
@@ -172,10 +177,10 @@ fn ten_losses(
     trained: Vec<ounce_tensor::ParamId>,
     golden: &Golden,
     recipe: &OptimizerRecipe,
-    keep: &[bool],
+    activations: &[Policy],
 ) -> Vec<f64> {
     let mut trainer =
-        Trainer::new(device, model, trained, from_recipe(recipe), Gradients::Accumulate, Elem::F32, keep, 0);
+        Trainer::new(device, model, trained, from_recipe(recipe), Gradients::Accumulate, Elem::F32, activations, 0);
     let batch = batch(golden);
     (1..=10)
         .map(|step| trainer.step(std::slice::from_ref(&batch), step, 0, recipe.learning_rate, 0.0).unwrap().loss)
@@ -201,7 +206,7 @@ fn ten_adamw_losses_of_full_tuning_match_transformers() {
         close(&family, &kept, &golden.losses());
         let mut model = load(&device, &dir);
         let trained = model.make_dense(&device, Elem::F32);
-        let recomputed = ten_losses(&device, model, trained, &golden, &recipe, &[false; 16]);
+        let recomputed = ten_losses(&device, model, trained, &golden, &recipe, &[Policy::Recompute; 16]);
         assert_eq!(kept, recomputed, "{family}: recomputing changes bits");
     }
 }

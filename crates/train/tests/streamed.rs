@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ounce_formats::gguf::{self, Metadata};
 use ounce_formats::save::Info;
 use ounce_formats::{Checkpoint, safetensors_file};
-use ounce_tensor::{Device, Purpose, Weight};
+use ounce_tensor::{Device, Policy, Purpose, Weight};
 use ounce_train::vfs::Disk;
 use ounce_train::{TrainError, Trainer, checkpoint};
 use tiny::{Case, Left, device, golden, run_dir};
@@ -58,7 +58,7 @@ fn streamed_weights_give_the_bits_of_mapped_ones() {
     let cases = [
         Case::lora(),
         Case::lora().bf16("lora, bf16").evaluating("lora, bf16", 0),
-        Case { recompute: true, ..Case::lora() },
+        Case { activations: Policy::Recompute, ..Case::lora() },
     ];
     for model in &models {
         for case in &cases {

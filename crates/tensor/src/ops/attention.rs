@@ -63,6 +63,9 @@ impl Rule for Attention {
         self.lse = needs_grad.then_some(lse);
         vec![out]
     }
+    fn saved(&mut self) -> Vec<&mut Option<Tensor>> {
+        vec![&mut self.lse]
+    }
     fn reads(&self, _: &Question, outputs: &[Var]) -> Vec<Var> {
         vec![self.q, self.k, self.v, outputs[0]]
     }

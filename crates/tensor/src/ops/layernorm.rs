@@ -49,6 +49,9 @@ impl Rule for LayerNorm {
         }
         vec![out]
     }
+    fn saved(&mut self) -> Vec<&mut Option<Tensor>> {
+        vec![&mut self.mean, &mut self.rstd]
+    }
     fn reads(&self, _: &Question, _: &[Var]) -> Vec<Var> {
         vec![self.x]
     }

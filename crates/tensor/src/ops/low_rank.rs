@@ -44,6 +44,9 @@ impl Rule for LowRank {
         self.u = needs_grad.then_some(u);
         vec![y]
     }
+    fn saved(&mut self) -> Vec<&mut Option<Tensor>> {
+        vec![&mut self.u]
+    }
     fn reads(&self, ask: &Question, _: &[Var]) -> Vec<Var> {
         if ask.wants(self.a) { vec![self.x] } else { Vec::new() }
     }

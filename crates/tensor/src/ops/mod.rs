@@ -36,6 +36,10 @@ pub(crate) trait Rule {
     }
     /// Computes the outputs. `needs_grad`: a backward pass may follow.
     fn forward(&mut self, cx: &Context, inputs: Vec<Tensor>, needs_grad: bool) -> Vec<Tensor>;
+    /// What `forward` left in the op itself for `backward`.
+    fn saved(&mut self) -> Vec<&mut Option<Tensor>> {
+        Vec::new()
+    }
     /// The values that `backward` will ask for.
     fn reads(&self, _ask: &Question, _outputs: &[Var]) -> Vec<Var> {
         Vec::new()
@@ -69,6 +73,9 @@ macro_rules! ops {
             }
             fn forward(&mut self, cx: &Context, inputs: Vec<Tensor>, needs_grad: bool) -> Vec<Tensor> {
                 match self { $(Op::$variant(op) => op.forward(cx, inputs, needs_grad)),* }
+            }
+            fn saved(&mut self) -> Vec<&mut Option<Tensor>> {
+                match self { $(Op::$variant(op) => op.saved()),* }
             }
             fn reads(&self, ask: &Question, outputs: &[Var]) -> Vec<Var> {
                 match self { $(Op::$variant(op) => op.reads(ask, outputs)),* }

@@ -86,6 +86,9 @@ impl Rule for RmsNorm {
         self.rstd = needs_grad.then_some(rstd);
         vec![out]
     }
+    fn saved(&mut self) -> Vec<&mut Option<Tensor>> {
+        vec![&mut self.rstd]
+    }
     fn reads(&self, _: &Question, _: &[Var]) -> Vec<Var> {
         vec![self.x]
     }
@@ -121,6 +124,9 @@ impl Rule for AddRmsNorm {
         });
         self.rstd = needs_grad.then_some(rstd);
         vec![sum, out]
+    }
+    fn saved(&mut self) -> Vec<&mut Option<Tensor>> {
+        vec![&mut self.rstd]
     }
     fn reads(&self, _: &Question, outputs: &[Var]) -> Vec<Var> {
         vec![outputs[0]]

@@ -1,6 +1,7 @@
 //! Whole runs on the tiny golden llama: what a test asks for in a [`Case`], and what is left at the end, bit for bit.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ounce_data::{Batches, Settings, Tokenized};
@@ -10,10 +11,10 @@ use ounce_optim::Buffer;
 use ounce_spec::Event;
 use ounce_spec::recipe::{Compute, Gradients, MasterWeights, Method, OptimizerName, Recipe, StateType};
 use ounce_tensor::kernels::{Cpu, In};
-use ounce_tensor::{Device, Elem};
+use ounce_tensor::{Device, Elem, Policy};
 use ounce_train::report::{METRICS, Metrics};
 use ounce_train::vfs::Vfs;
-use ounce_train::{Outcome, Run, TrainError, Trainer};
+use ounce_train::{Outcome, Run, Scratch, TrainError, Trainer};
 
 /// Token ids of the model; the last one is in no example unless a test puts it there.
 pub const VOCABULARY: u32 = 97;
@@ -43,8 +44,8 @@ pub struct Case {
     pub recipe: Recipe,
     /// Sequences to evaluate on.
     pub valid: usize,
-    /// Blocks recompute their activations.
-    pub recompute: bool,
+    /// What every block does with its activations.
+    pub activations: Policy,
     /// The golden model; another vocabulary must be no smaller.
     pub golden: &'static str,
 }
@@ -58,7 +59,7 @@ impl Case {
         recipe.lora.dropout = 0.2;
         recipe.optimizer.learning_rate = 1e-2;
         recipe.compute = Compute::F32;
-        Case { name: "lora", recipe, valid: 0, recompute: false, golden: "llama" }
+        Case { name: "lora", recipe, valid: 0, activations: Policy::Keep, golden: "llama" }
     }
 
     pub fn full() -> Case {
@@ -126,9 +127,16 @@ impl Case {
             Method::Lora => lora::attach(&mut model, device, &recipe.lora, recipe.seed).unwrap(),
         };
         let elem = if recipe.compute == Compute::F32 { Elem::F32 } else { Elem::Bf16 };
-        let keep = vec![!self.recompute; model.family.blocks()];
+        let activations = vec![self.activations; model.family.blocks()];
         let optimizer = ounce_optim::from_recipe(&recipe.optimizer);
-        Trainer::new(device, model, trained, optimizer, recipe.gradients, elem, &keep, recipe.seed)
+        let gradients = recipe.gradients;
+        let mut trainer =
+            Trainer::new(device, model, trained, optimizer, gradients, elem, &activations, recipe.seed);
+        if !device.is_dry() && matches!(self.activations, Policy::Offload | Policy::OffloadInputs) {
+            let scratch = Scratch::create(&std::env::temp_dir(), 0).unwrap();
+            trainer.offload_to(Arc::new(scratch)).unwrap();
+        }
+        trainer
     }
 
     pub fn batches(&self) -> Batches {

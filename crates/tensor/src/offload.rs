@@ -1,0 +1,455 @@
+//! [`Offload`]: values that wait outside memory for their backward pass (as in vDNN, Rhu et al. 2016). A thread writes what a
+//! segment left while the next one runs, and reads it back while the segment after it is walked back. It knows buffers and
+//! bytes; where they go is for a [`Store`] to know.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::{io, mem};
+
+use crate::device::Device;
+use crate::memory::{Buffer, Purpose};
+use crate::stream::ReadError;
+use crate::tensor::Tensor;
+
+/// Takes bytes in.
+pub trait Store: Send + Sync {
+    /// Called from a thread of its own, in the order in which values are left.
+    fn write(&self, bytes: &[u8]) -> Result<Box<dyn Away>, ReadError>;
+}
+
+/// Bytes that a store has taken in. Who drops them gives their room back.
+pub trait Away: Send {
+    /// Fills `into`, as long as what was written.
+    fn read(&self, into: &mut [u8]) -> Result<(), ReadError>;
+}
+
+/// Room is counted in pages, as disks give it.
+const PAGE: usize = 4096;
+
+/// The values of a pass as they go and come.
+pub struct Offload {
+    device: Device,
+    room: Arc<Mutex<Room>>,
+    /// To the thread; none on the dry device, where values are counted and never move.
+    jobs: Option<Sender<Job>>,
+}
+
+/// Bytes outside memory.
+#[derive(Default)]
+struct Room {
+    live: usize,
+    peak: usize,
+}
+
+/// A buffer on its way. Tensors that share it go once.
+pub(crate) struct Value {
+    bytes: usize,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    room: Arc<Mutex<Room>>,
+}
+
+struct Inner {
+    state: State,
+    /// Stashes that hold it.
+    stashes: usize,
+}
+
+enum State {
+    /// In memory, and being written.
+    Leaving(Arc<Buffer>),
+    /// The same, written. Nothing on the dry device has a place.
+    Written(Arc<Buffer>, Option<Box<dyn Away>>),
+    Away(Option<Box<dyn Away>>),
+    Coming,
+    Here(Arc<Buffer>),
+    Failed(ReadError),
+}
+
+/// What a segment left, with the place of each tensor among its values.
+pub(crate) struct Stash(Vec<(usize, Shape, Arc<Value>)>);
+
+/// A tensor without its storage.
+type Shape = Box<dyn Fn(Arc<Buffer>) -> Tensor + Send>;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the thread that writes and reads activations has ended")]
+struct Ended;
+
+impl Offload {
+    /// On a real device, a thread brings values to `store` and back.
+    pub fn new(device: &Device, store: Arc<dyn Store>) -> io::Result<Offload> {
+        let mut jobs = None;
+        if !device.is_dry() {
+            let (sender, receiver) = channel();
+            std::thread::Builder::new().name("activations".into()).spawn(move || serve(&*store, receiver))?;
+            jobs = Some(sender);
+        }
+        Ok(Offload { device: device.clone(), room: Arc::default(), jobs })
+    }
+
+    /// On the dry device: everything is counted, and nothing goes anywhere.
+    pub fn dry(device: &Device) -> Offload {
+        assert!(device.is_dry(), "on a real device values need a store");
+        Offload { device: device.clone(), room: Arc::default(), jobs: None }
+    }
+
+    /// Most bytes that were outside memory at once since the last call.
+    pub fn take_peak_bytes(&self) -> usize {
+        let mut room = lock(&self.room);
+        let live = room.live;
+        mem::replace(&mut room.peak, live)
+    }
+
+    /// Takes the tensors out of `cells` and has them written. Those among `leaving` are on their way already; the others are put
+    /// there. All stay in memory until they are let go.
+    pub(crate) fn stash<'a>(
+        &self,
+        cells: impl Iterator<Item = &'a mut Option<Tensor>>,
+        leaving: &mut Vec<Arc<Value>>,
+    ) -> Stash {
+        let mut stash = Vec::new();
+        for (i, cell) in cells.enumerate() {
+            let Some(tensor) = cell.take_if(|t| t.purpose() == Purpose::Activations) else { continue };
+            let value = match leaving.iter().find(|value| value.holds(tensor.storage())) {
+                Some(value) => value.clone(),
+                None => {
+                    let value = self.send(tensor.storage().clone());
+                    leaving.push(value.clone());
+                    value
+                }
+            };
+            lock(&value.inner).stashes += 1;
+            stash.push((i, Box::new(tensor.shape_of()) as Shape, value));
+        }
+        Stash(stash)
+    }
+
+    fn send(&self, buffer: Arc<Buffer>) -> Arc<Value> {
+        let bytes = buffer.length();
+        self.device.count_write(bytes);
+        let mut room = lock(&self.room);
+        room.live += pages(bytes);
+        room.peak = room.peak.max(room.live);
+        drop(room);
+        let state = match &self.jobs {
+            None => State::Written(buffer, None),
+            Some(_) => State::Leaving(buffer),
+        };
+        let inner = Mutex::new(Inner { state, stashes: 0 });
+        let value = Arc::new(Value { bytes, inner, changed: Condvar::new(), room: self.room.clone() });
+        if let Some(jobs) = &self.jobs {
+            // A job that does not reach the thread fails its value.
+            let _ = jobs.send(Job { value: value.clone(), read: None, done: false });
+        }
+        value
+    }
+
+    /// Waits until all of these are written, and lets their memory go. When this happens is fixed, so that the dry device counts
+    /// what the real one takes.
+    pub(crate) fn let_go(&self, leaving: impl Iterator<Item = Arc<Value>>) -> Result<(), ReadError> {
+        for value in leaving {
+            let mut inner = value.wait(|state| matches!(state, State::Leaving(_)));
+            match mem::replace(&mut inner.state, State::Coming) {
+                State::Written(_, place) => inner.state = State::Away(place),
+                State::Failed(error) => {
+                    inner.state = State::Failed(error.clone());
+                    return Err(error);
+                }
+                _ => unreachable!("a value is let go once"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a stash read back, where it is not coming or here already.
+    pub(crate) fn ask(&self, stash: &Stash) {
+        for (_, _, value) in &stash.0 {
+            let mut inner = lock(&value.inner);
+            if !matches!(inner.state, State::Away(_)) {
+                continue;
+            }
+            // Taken here and not by the thread, so that the dry device counts what the real one takes.
+            let buffer = self.device.arena().allocate(value.bytes, Purpose::Activations);
+            self.device.count_read(value.bytes);
+            let State::Away(place) = mem::replace(&mut inner.state, State::Coming) else { unreachable!("asked above") };
+            match (&self.jobs, place) {
+                (Some(jobs), Some(place)) => {
+                    drop(inner);
+                    let _ = jobs.send(Job { value: value.clone(), read: Some((buffer, place)), done: false });
+                }
+                _ => inner.state = State::Here(Arc::new(buffer)),
+            }
+        }
+    }
+
+    /// Waits for a stash that was asked for, and puts its tensors back where they were.
+    pub(crate) fn bring<'a>(
+        &self,
+        stash: Stash,
+        cells: impl Iterator<Item = &'a mut Option<Tensor>>,
+    ) -> Result<(), ReadError> {
+        let mut values = stash.0.into_iter().peekable();
+        for (i, cell) in cells.enumerate() {
+            let Some((_, shape, value)) = values.next_if(|(at, ..)| *at == i) else { continue };
+            let mut inner = value.wait(|state| matches!(state, State::Coming));
+            let buffer = match &inner.state {
+                State::Here(buffer) => buffer.clone(),
+                State::Failed(error) => return Err(error.clone()),
+                _ => unreachable!("a stash is asked for before it is brought"),
+            };
+            inner.stashes -= 1;
+            if inner.stashes == 0 {
+                // Whoever else holds the value for a moment more holds no memory.
+                inner.state = State::Away(None);
+                value.leave_room();
+            }
+            *cell = Some(shape(buffer));
+        }
+        Ok(())
+    }
+}
+
+impl Value {
+    fn holds(&self, storage: &Arc<Buffer>) -> bool {
+        match &lock(&self.inner).state {
+            State::Leaving(buffer) | State::Written(buffer, _) => Arc::ptr_eq(buffer, storage),
+            _ => false,
+        }
+    }
+
+    fn wait(&self, while_: impl Fn(&State) -> bool) -> MutexGuard<'_, Inner> {
+        let inner = lock(&self.inner);
+        self.changed.wait_while(inner, |inner| while_(&inner.state)).expect("lock of a value")
+    }
+
+    fn set(&self, state: impl FnOnce(State) -> State) {
+        let mut inner = lock(&self.inner);
+        inner.state = state(mem::replace(&mut inner.state, State::Coming));
+        self.changed.notify_all();
+    }
+
+    fn leave_room(&self) {
+        lock(&self.room).live -= pages(self.bytes);
+    }
+}
+
+impl Drop for Value {
+    /// Also of a pass that is not walked back.
+    fn drop(&mut self) {
+        if lock(&self.inner).stashes > 0 {
+            self.leave_room();
+        }
+    }
+}
+
+/// A value for the thread to write, or to read into a buffer.
+struct Job {
+    value: Arc<Value>,
+    read: Option<(Buffer, Box<dyn Away>)>,
+    done: bool,
+}
+
+impl Job {
+    fn end(mut self, state: impl FnOnce(State) -> State) {
+        self.done = true;
+        self.value.set(state);
+    }
+}
+
+impl Drop for Job {
+    /// Also when a store panics: nobody waits for a thread that is gone.
+    fn drop(&mut self) {
+        if !self.done {
+            self.value.set(|_| State::Failed(ReadError::new(Ended)));
+        }
+    }
+}
+
+/// Does what it is asked for, in order, until nobody can ask any more.
+fn serve(store: &dyn Store, jobs: Receiver<Job>) {
+    while let Ok(mut job) = jobs.recv() {
+        let bytes = job.value.bytes;
+        if let Some((mut buffer, place)) = job.read.take() {
+            let read = place.read(&mut buffer.bytes_mut()[..bytes]);
+            drop(place);
+            job.end(|_| match read {
+                Ok(()) => State::Here(Arc::new(buffer)),
+                Err(error) => State::Failed(error),
+            });
+            continue;
+        }
+        let buffer = match &lock(&job.value.inner).state {
+            State::Leaving(buffer) => buffer.clone(),
+            _ => unreachable!("a value waits for its job"),
+        };
+        let written = store.write(&buffer.bytes()[..bytes]);
+        drop(buffer);
+        job.end(|state| match (state, written) {
+            (State::Leaving(buffer), Ok(place)) => State::Written(buffer, Some(place)),
+            (_, Err(error)) => State::Failed(error),
+            (state, _) => state,
+        });
+    }
+}
+
+fn pages(bytes: usize) -> usize {
+    bytes.next_multiple_of(PAGE)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("lock of a value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Elem;
+    use ounce_kernels::Cpu;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Keeps bytes in memory, and fails or panics at one of its calls, counted from 1.
+    #[derive(Clone, Default)]
+    struct Shelf {
+        calls: Arc<AtomicUsize>,
+        fails_at: usize,
+        panics_at: usize,
+        writes: Arc<AtomicUsize>,
+        held: Arc<AtomicUsize>,
+    }
+
+    impl Shelf {
+        fn call(&self) -> Result<(), ReadError> {
+            let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+            assert_ne!(call, self.panics_at, "a store that panics");
+            match call == self.fails_at {
+                true => Err(ReadError::new(io::Error::from_raw_os_error(5))),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl Store for Shelf {
+        fn write(&self, bytes: &[u8]) -> Result<Box<dyn Away>, ReadError> {
+            self.call()?;
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            self.held.fetch_add(1, Ordering::Relaxed);
+            Ok(Box::new(Parcel(self.clone(), bytes.to_vec())))
+        }
+    }
+
+    struct Parcel(Shelf, Vec<u8>);
+
+    impl Away for Parcel {
+        fn read(&self, into: &mut [u8]) -> Result<(), ReadError> {
+            self.0.call()?;
+            into.copy_from_slice(&self.1);
+            Ok(())
+        }
+    }
+
+    impl Drop for Parcel {
+        fn drop(&mut self) {
+            self.0.held.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Rows of numbers; on the dry device, of nothing.
+    fn tensor(device: &Device, rows: usize, first: f32) -> Tensor {
+        let mut t = Tensor::empty(device, Elem::F32, rows, 100, Purpose::Activations);
+        if !device.is_dry() {
+            t.f32_mut().iter_mut().enumerate().for_each(|(i, x)| *x = first + i as f32);
+        }
+        t
+    }
+
+    /// Three segments forward and back. The second has a view of a tensor of the first, and two handles on one of its own.
+    fn pass(device: &Device, offload: &Offload) -> Result<Vec<Tensor>, ReadError> {
+        let shared = tensor(device, 50, 1.0);
+        let own = tensor(device, 30, 2.0);
+        let segments = [
+            vec![Some(tensor(device, 20, 0.0)), None, Some(shared.clone())],
+            vec![Some(shared.view_rows(10, 5)), Some(own.clone()), Some(own.reshape(100, 30))],
+            vec![None, Some(tensor(device, 7, 3.0))],
+        ];
+        drop((shared, own));
+        let (mut kept, mut leaving) = (Vec::new(), Vec::new());
+        for mut cells in segments {
+            let before = leaving.len();
+            let stash = offload.stash(cells.iter_mut(), &mut leaving);
+            assert!(cells.iter().all(Option::is_none));
+            offload.let_go(leaving.drain(..before))?;
+            kept.push((cells, stash));
+        }
+        offload.let_go(leaving.drain(..))?;
+        assert_eq!(device.memory().live(), 0);
+        let mut back = Vec::new();
+        while let Some((mut cells, stash)) = kept.pop() {
+            [&stash].into_iter().chain(kept.last().map(|k| &k.1)).for_each(|stash| offload.ask(stash));
+            offload.bring(stash, cells.iter_mut())?;
+            back.extend(cells.into_iter().flatten());
+        }
+        Ok(back)
+    }
+
+    #[test]
+    fn values_come_back_as_they_were_and_what_is_shared_goes_once() {
+        let (device, shelf) = (Device::cpu(Cpu::new(1)), Shelf::default());
+        let offload = Offload::new(&device, Arc::new(shelf.clone())).unwrap();
+        for _ in 0..3 {
+            let back = pass(&device, &offload).unwrap();
+            let firsts: Vec<(usize, usize, f32)> = back.iter().map(|t| (t.rows(), t.cols(), t.f32()[0])).collect();
+            let want = [(7, 100, 3.0), (5, 100, 1001.0), (30, 100, 2.0), (100, 30, 2.0), (20, 100, 0.0), (50, 100, 1.0)];
+            assert_eq!(firsts, want);
+            assert!(back.iter().all(|t| t.f32().windows(2).all(|w| w[1] == w[0] + 1.0)));
+            // Who shares a storage, and who owns one, is as it was.
+            assert_eq!(back.iter().map(Tensor::is_unique).collect::<Vec<_>>(), [true, false, false, false, true, false]);
+            drop(back);
+            assert_eq!(device.memory().live(), 0);
+        }
+        drop(offload);
+        assert_eq!(shelf.writes.load(Ordering::Relaxed), 3 * 4);
+        assert_eq!(shelf.held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn the_dry_device_counts_what_the_real_one_takes() {
+        let (real, dry) = (Device::cpu(Cpu::new(1)), Device::dry());
+        let of = |device: &Device, offload: Offload| {
+            drop(pass(device, &offload).unwrap());
+            (device.memory(), device.take_counter(), offload.take_peak_bytes(), offload.take_peak_bytes())
+        };
+        let dry = of(&dry, Offload::dry(&dry));
+        let real = of(&real, Offload::new(&real, Arc::new(Shelf::default())).unwrap());
+        assert_eq!(dry, real);
+        let rows = (20 + 50 + 30 + 7) as f64;
+        assert_eq!((dry.1.write_bytes, dry.1.read_bytes), (rows * 400.0, rows * 400.0));
+        // 8,000, 20,000, 12,000 and 2,800 bytes in whole pages; in the end none.
+        assert_eq!((dry.2, dry.3), ((2 + 5 + 3 + 1) * PAGE, 0));
+    }
+
+    #[test]
+    fn every_call_that_fails_is_told_and_the_next_pass_succeeds() {
+        for fails_at in 1..=8 {
+            let device = Device::cpu(Cpu::new(1));
+            let shelf = Shelf { fails_at, ..Shelf::default() };
+            let offload = Offload::new(&device, Arc::new(shelf.clone())).unwrap();
+            let error = pass(&device, &offload).err().expect("one call fails");
+            assert!(error.to_string().contains("os error 5"), "{error}");
+            assert_eq!(pass(&device, &offload).unwrap().len(), 6);
+            drop(offload);
+        }
+    }
+
+    #[test]
+    fn a_store_that_panics_leaves_nobody_waiting() {
+        for panics_at in [1, 3, 5, 8] {
+            let device = Device::cpu(Cpu::new(1));
+            let offload = Offload::new(&device, Arc::new(Shelf { panics_at, ..Shelf::default() })).unwrap();
+            for _ in 0..2 {
+                let error = pass(&device, &offload).err().expect("the thread is gone");
+                assert!(error.to_string().contains("has ended"), "{error}");
+            }
+        }
+    }
+}
