@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use memmap2::MmapMut;
 
 use crate::direct::PAGE;
-pub use disk::Disk;
+pub use disk::{Disk, free_bytes, is_memory};
 use space::Space;
 
 /// Length of the pieces in which memory that does not begin at a page, and what is left behind the last whole page, is copied

@@ -10,8 +10,9 @@ use ounce_tensor::{Counter, Device, Elem, Kernel, Purpose, Tensor, Weight};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Calibration {
     seconds_per_unit: [f64; 7],
-    /// Bytes per second that weights are read with beside the work; 0 where that was not measured.
+    /// Bytes per second that a disk is read and written with beside the work; 0 where that was not measured.
     pub read_bytes_s: f64,
+    pub write_bytes_s: f64,
 }
 
 /// The shapes to measure with.
@@ -61,14 +62,15 @@ impl Calibration {
         found
     }
 
-    /// Seconds that counted work takes: weights are read while it goes on, and the slower of the two decides.
+    /// Seconds that counted work takes: the disk is read and written while it goes on, and the slower of the two decides.
     pub fn seconds(&self, counter: &Counter) -> f64 {
-        self.work_seconds(counter).max(self.read_seconds(counter))
+        self.work_seconds(counter).max(self.disk_seconds(counter))
     }
 
-    /// Seconds that reading takes.
-    pub fn read_seconds(&self, counter: &Counter) -> f64 {
-        if self.read_bytes_s > 0.0 { counter.read_bytes / self.read_bytes_s } else { 0.0 }
+    /// Seconds that the disk takes.
+    pub fn disk_seconds(&self, counter: &Counter) -> f64 {
+        let at = |bytes: f64, bytes_s: f64| if bytes_s > 0.0 { bytes / bytes_s } else { 0.0 };
+        at(counter.read_bytes, self.read_bytes_s) + at(counter.write_bytes, self.write_bytes_s)
     }
 
     /// Seconds that computing takes.

@@ -191,12 +191,14 @@ pub enum MasterWeights {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activations {
-    /// Keep what fits, recompute the rest.
+    /// Keep what fits; recompute the rest or write it to disk, whichever is faster.
     #[default]
     Auto,
     Keep,
     /// Keep only the input of each block (Chen et al. 2016).
     Recompute,
+    /// Write them to disk, and read them back for the backward pass.
+    Offload,
 }
 
 impl Default for Recipe {

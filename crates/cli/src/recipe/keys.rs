@@ -118,8 +118,9 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "activations",
-        Kind::Choice(&["auto", "keep", "recompute"]),
-        "keep activations for the backward pass, or make them again",
+        Kind::Choice(&["auto", "keep", "recompute", "offload"]),
+        "keep activations for the backward pass in memory, make them again, or let them wait on disk; auto: what is fastest \
+         within the memory limit",
     ),
     key("seed", count(0), "seed of everything random"),
     key("out", Kind::Text, "directory of the run"),

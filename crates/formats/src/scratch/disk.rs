@@ -22,6 +22,25 @@ pub trait Disk: Debug + Send + Sync {
     fn read(&self, into: &mut [u8], at: u64) -> io::Result<()>;
 }
 
+/// Bytes that a file in `dir` could take.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail * stat.f_frsize)
+}
+
+/// Whether files in `dir` are in memory: writing there makes no room.
+#[cfg(target_os = "linux")]
+pub fn is_memory(dir: &Path) -> bool {
+    // Of tmpfs and ramfs, in linux/magic.h.
+    const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+    rustix::fs::statfs(dir).is_ok_and(|stat| IN_MEMORY.contains(&(stat.f_type as i64)))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn is_memory(_: &Path) -> bool {
+    false
+}
+
 #[derive(Debug)]
 pub(super) struct Unnamed {
     file: File,

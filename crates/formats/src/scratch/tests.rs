@@ -99,6 +99,16 @@ fn places_given_back_are_used_again() {
 }
 
 #[test]
+fn a_directory_has_room_and_lies_in_memory_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(free_bytes(dir.path()).unwrap() > 0 && free_bytes(&dir.path().join("not there")).is_err());
+    assert!(!is_memory(&dir.path().join("not there")));
+    let memory = Path::new("/dev/shm");
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    assert_eq!(is_memory(memory), mounts.lines().any(|line| line.contains(" /dev/shm tmpfs ")));
+}
+
+#[test]
 fn a_full_disk_says_how_much_is_missing_and_what_was_there_stays() {
     let disk = Faulty { size: 10 * PAGE as u64, fails_at: usize::MAX, ..Faulty::default() };
     let file = ScratchFile::on(Box::new(disk), Path::new("runs/a"));

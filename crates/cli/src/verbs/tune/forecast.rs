@@ -1,12 +1,13 @@
 //! The forecast of a run: its own batches through its own code on the dry device, over this machine's measured speed.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ounce_data::Batch;
-use ounce_formats::Checkpoint;
+use ounce_formats::{Checkpoint, scratch};
 use ounce_plan::{Calibration, DoesNotFit, Facts, Shapes, choose, disk, probe};
-use ounce_spec::plan::Residency;
-use ounce_spec::recipe::{Compute, Method};
+use ounce_spec::plan::{Policy, Residency};
+use ounce_spec::recipe::{Activations, Compute, Method};
 use ounce_spec::{Plan, Recipe};
 use ounce_tensor::{Device, Elem, Weight};
 use ounce_train::Trainer;
@@ -51,6 +52,7 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
         program_bytes: prepared.program_bytes,
         mapped_bytes: mapped.map(|(_, p)| p.weight.bytes_len()).sum(),
         unstreamable_bytes: None,
+        disk_free_bytes: None,
         optimizer_bytes: trainer.optimizer_bytes(),
         scratch_bytes: linears.iter().map(|l| scratch(params.weight(l.weight).shape())).max().unwrap_or(0),
         rehearsed: sample.len(),
@@ -58,21 +60,39 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
         steps,
         tokens: (mean_tokens * (steps * accumulation) as f64) as usize,
     };
-    let rehearse = |trainer: &mut Trainer, keep: &[bool]| {
-        trainer.set_keep(keep);
+    let rehearse = |trainer: &mut Trainer, activations: &[Policy]| {
+        trainer.set_activations(activations);
         trainer.rehearse(&sample).expect("the dry device reads nothing")
     };
-    let mut plan = choose(&facts, &calibration, &mut |keep, _| rehearse(&mut rehearsal, keep));
-    let whole = matches!(&plan, Ok(plan) if plan.keep.iter().all(|kept| *kept));
-    if !whole && facts.mapped_bytes > 0 {
-        // Only now is the disk's speed worth measuring.
-        facts.unstreamable_bytes = Some(trainer.model.unstreamable_bytes(checkpoint));
-        calibration.read_bytes_s = largest_file(checkpoint).and_then(|path| disk::read_bytes_s(&path)).unwrap_or(0.0);
+    let mut plan = choose(&facts, &calibration, &mut |activations, _| rehearse(&mut rehearsal, activations));
+    let whole = matches!(&plan, Ok(plan) if plan.activations.iter().all(|policy| *policy == Policy::Keep));
+    let dir = nearest(recipe.out.as_ref());
+    if !whole {
+        // Only now are disks' speeds worth measuring.
+        let mut rates = Vec::new();
+        let wanted = match recipe.activations {
+            Activations::Auto => !scratch::is_memory(&dir),
+            Activations::Offload => true,
+            Activations::Keep | Activations::Recompute => false,
+        };
+        if wanted && let (Ok(found), Ok(free)) = (disk::measure(&dir), scratch::free_bytes(&dir)) {
+            facts.disk_free_bytes = Some(free);
+            calibration.write_bytes_s = found.write_bytes_s;
+            rates.push(found.read_bytes_s);
+        }
+        if facts.mapped_bytes > 0 {
+            facts.unstreamable_bytes = Some(trainer.model.unstreamable_bytes(checkpoint));
+            rates.extend(largest_file(checkpoint).and_then(|path| disk::read_bytes_s(&path)));
+        }
+        // Where the model is on another disk than the run, the slower one speaks for both.
+        calibration.read_bytes_s = rates.into_iter().filter(|rate| *rate > 0.0).min_by(f64::total_cmp).unwrap_or(0.0);
         let mut streamed = setup::build(&Device::dry(), checkpoint, recipe)?;
-        setup::stream(&mut streamed, checkpoint)?;
-        plan = choose(&facts, &calibration, &mut |keep, weights| match weights {
-            Residency::Mapped => rehearse(&mut rehearsal, keep),
-            Residency::Streamed => rehearse(&mut streamed, keep),
+        if facts.mapped_bytes > 0 {
+            setup::stream(&mut streamed, checkpoint)?;
+        }
+        plan = choose(&facts, &calibration, &mut |activations, weights| match weights {
+            Residency::Mapped => rehearse(&mut rehearsal, activations),
+            Residency::Streamed => rehearse(&mut streamed, activations),
         });
         if matches!(&plan, Ok(plan) if plan.weights == Residency::Streamed) {
             rehearsal = streamed;
@@ -82,9 +102,18 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
     if plan.weights == Residency::Streamed {
         setup::stream(&mut prepared.trainer, checkpoint)?;
     }
-    prepared.trainer.set_keep(&plan.keep);
+    if plan.offloaded_bytes > 0 {
+        setup::offload(&mut prepared.trainer, &dir, plan.offloaded_bytes)?;
+    }
+    prepared.trainer.set_activations(&plan.activations);
     measure(&mut plan, &calibration, &mut rehearsal, &sample, mean_tokens, &mut prepared.trainer)?;
     Ok(plan)
+}
+
+/// `dir`, or the directory that it will be made in: both are on the same disk.
+fn nearest(dir: &Path) -> PathBuf {
+    let there = dir.ancestors().find(|dir| dir.is_dir() && !dir.as_os_str().is_empty());
+    there.unwrap_or(Path::new(".")).to_owned()
 }
 
 /// The file that most weights are in.
@@ -108,7 +137,7 @@ fn measure(
 ) -> Result<()> {
     let distance = |batch: &&Batch| (batch.tokens() as f64 - mean_tokens).abs() as usize;
     let Some(typical) = sample.iter().min_by_key(distance).map(std::slice::from_ref) else { return Ok(()) };
-    rehearsal.set_keep(&plan.keep);
+    rehearsal.set_activations(&plan.activations);
     let rehearsed = rehearsal.rehearse(typical).expect("the dry device reads nothing");
     let expected = calibration.seconds(&rehearsed.counter);
     if expected <= 0.0 || expected > LONGEST_MEASURED_S {

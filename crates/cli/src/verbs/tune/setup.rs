@@ -1,6 +1,10 @@
 //! From a recipe to everything a run needs: the model with what is trained on it, and the data in batches.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use ounce_data::{Batches, Renderer, Settings, Tokenized};
+use ounce_formats::scratch::ScratchError;
 use ounce_formats::{Checkpoint, Kind, peft};
 use ounce_model::adapters::lora;
 use ounce_model::{LoadError, Model};
@@ -8,7 +12,7 @@ use ounce_spec::Recipe;
 use ounce_spec::recipe::{Activations, Compute, Gradients, MasterWeights, Method};
 use ounce_tensor::kernels::Cpu;
 use ounce_tensor::{Device, Elem, ParamId};
-use ounce_train::Trainer;
+use ounce_train::{Scratch, Trainer};
 use sha2::{Digest, Sha256};
 
 use crate::codes;
@@ -134,9 +138,8 @@ pub fn build(device: &Device, checkpoint: &Checkpoint, recipe: &Recipe) -> Resul
         Compute::F32 => Elem::F32,
         Compute::Bf16 => Elem::Bf16,
     };
-    let keep = vec![recipe.activations != Activations::Recompute; model.family.blocks()];
     let optimizer = ounce_optim::from_recipe(&recipe.optimizer);
-    let mut trainer = Trainer::new(device, model, trained, optimizer, recipe.gradients, elem, &keep, recipe.seed);
+    let mut trainer = Trainer::new(device, model, trained, optimizer, recipe.gradients, elem, &[], recipe.seed);
     trainer.set_micro_batch(micro_batch_tokens(recipe));
     Ok(trainer)
 }
@@ -153,6 +156,16 @@ pub fn micro_batch_tokens(recipe: &Recipe) -> usize {
 pub fn stream(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<()> {
     let device = trainer.device.clone();
     trainer.model.stream(&device, checkpoint).map_err(|e| CliError::of(&codes::READ, &e))
+}
+
+/// Lets activations wait on the disk of `dir`, which must have `bytes` bytes left for them.
+pub fn offload(trainer: &mut Trainer, dir: &Path, bytes: usize) -> Result<()> {
+    let failed = |e: ScratchError| match &e {
+        ScratchError::Full { .. } => CliError::of(&codes::DISK_FULL, &e).help("or keep activations off the disk: --set activations=recompute"),
+        _ => CliError::of(&codes::WRITE, &e),
+    };
+    let scratch = Scratch::create(dir, bytes).map_err(failed)?;
+    trainer.offload_to(Arc::new(scratch)).map_err(|e| CliError::of(&codes::WRITE, &e))
 }
 
 fn attach(device: &Device, model: &mut Model, recipe: &Recipe) -> Result<Vec<ParamId>> {
@@ -203,7 +216,7 @@ impl Prepared {
         let mut fixed = recipe.clone();
         fixed.out.clear();
         (fixed.log_every, fixed.save_every, fixed.save_limit) = (0, 0, 0);
-        // Recomputed activations have the bits of kept ones, so a run may go on where there is less memory.
+        // Recomputed and offloaded activations have the bits of kept ones, so a run may go on where there is less memory.
         fixed.activations = Activations::default();
         // A model that was moved is the same model, and another one under the same name is not.
         fixed.model.clear();
