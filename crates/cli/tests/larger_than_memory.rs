@@ -1,5 +1,5 @@
 //! A model that is larger than the memory it may use: the plan streams its weights and says so, and tuning and talking give what
-//! they give in memory, byte for byte. Through the real binary.
+//! they give in memory, byte for byte. The same for activations that wait on disk. Through the real binary.
 
 mod common;
 
@@ -91,6 +91,49 @@ fn a_model_that_does_not_fit_is_streamed_and_tuned_to_the_same_bytes() {
     };
     assert_eq!(summary("streamed")["forecast"]["weights"], "streamed");
     assert_eq!(summary("streamed")["valid_loss"], summary("mapped")["valid_loss"]);
+}
+
+#[test]
+fn activations_on_disk_give_the_same_bytes_and_leave_nothing_there() {
+    let place = Place::new();
+    wide_model(&place);
+    place.echo_rows("d.jsonl", "abcdefghijklmnop");
+    let kept = plan(&place, &["plan", "tune"], &["--json", "--set", "activations=keep"]);
+    let away = plan(&place, &["plan", "tune"], &["--json", "--set", "activations=offload"]);
+    let number = |plan: &serde_json::Value, pointer: &str| plan.pointer(pointer).unwrap().as_f64().unwrap();
+    assert_eq!(away["activations"], serde_json::json!(vec!["offload"; LAYERS]));
+    assert!(number(&away, "/memory/activations_bytes") < 0.7 * number(&kept, "/memory/activations_bytes"), "{away}");
+    assert!(number(&away, "/offloaded_bytes") > 0.0 && number(&away, "/time/step_write_bytes") > 0.0, "{away}");
+    assert!(away["reasons"].to_string().contains("activations on disk take"), "{away}");
+    let tune = ["tune", "wide", "--data", "d.jsonl", "--max-length", "32", "--max-steps", "3", "--seed", "3", "-q"];
+    place.ok(&[&tune[..], &["--out", "kept"]].concat());
+    place.ok(&[&tune[..], &["--out", "away", "--set", "activations=offload"]].concat());
+    let adapter = |run: &str| std::fs::read(place.path(run).join("adapter_model.safetensors")).unwrap();
+    assert!(adapter("kept") == adapter("away"), "the adapters differ");
+    let names = |run: &str| {
+        let mut names: Vec<_> = std::fs::read_dir(place.path(run)).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("kept"), names("away"));
+}
+
+/// A limit on the length of files stands for a full disk.
+#[test]
+fn a_disk_without_room_for_activations_is_found_before_training() {
+    let place = Place::new();
+    wide_model(&place);
+    place.echo_rows("d.jsonl", "abcdefghijklmnop");
+    let script = format!(
+        "ulimit -f 64; exec {} tune wide --data d.jsonl --max-length 32 --max-steps 3 --out run --set activations=offload",
+        env!("CARGO_BIN_EXE_ounce")
+    );
+    let mut command = std::process::Command::new("sh");
+    let ran = command.args(["-c", &script]).current_dir(place.dir.path()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("more for the scratch file in") && stderr.contains("activations=recompute"), "{stderr}");
+    assert!(!place.path("run").exists(), "the run has begun");
 }
 
 #[test]

@@ -58,7 +58,8 @@ fn cross_entropies(device: &Device, model: &Model, elem: Elem, batch: &Batch) ->
     let segments = model.segments();
     // Nothing is walked back: no activation is worth keeping.
     let policies = vec![Policy::Recompute; segments];
-    let stage = Stage { model: &training, range: 0..segments, policies: &policies, wanted: &[], random: None, offload: None };
+    let stage =
+        Stage { model: &training, range: 0..segments, policies: &policies, wanted: &[], random: None, offload: None };
     let pass = stage.forward(device, &model.params, &rows, Vec::new())?;
     Ok(pass.outputs[1].f32().to_vec())
 }

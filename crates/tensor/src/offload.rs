@@ -399,11 +399,15 @@ mod tests {
         for _ in 0..3 {
             let back = pass(&device, &offload).unwrap();
             let firsts: Vec<(usize, usize, f32)> = back.iter().map(|t| (t.rows(), t.cols(), t.f32()[0])).collect();
-            let want = [(7, 100, 3.0), (5, 100, 1001.0), (30, 100, 2.0), (100, 30, 2.0), (20, 100, 0.0), (50, 100, 1.0)];
+            let want =
+                [(7, 100, 3.0), (5, 100, 1001.0), (30, 100, 2.0), (100, 30, 2.0), (20, 100, 0.0), (50, 100, 1.0)];
             assert_eq!(firsts, want);
             assert!(back.iter().all(|t| t.f32().windows(2).all(|w| w[1] == w[0] + 1.0)));
             // Who shares a storage, and who owns one, is as it was.
-            assert_eq!(back.iter().map(Tensor::is_unique).collect::<Vec<_>>(), [true, false, false, false, true, false]);
+            assert_eq!(
+                back.iter().map(Tensor::is_unique).collect::<Vec<_>>(),
+                [true, false, false, false, true, false]
+            );
             drop(back);
             assert_eq!(device.memory().live(), 0);
         }

@@ -50,12 +50,16 @@ pub(super) fn given_up(plan: &Plan) -> String {
     let (again, away, inputs) = (count(Policy::Recompute), count(Policy::Offload), count(Policy::OffloadInputs));
     match (again, away, inputs) {
         (_, 0, 0) => format!("{again} of {blocks} blocks are computed twice, the fewest that fit into the limit"),
-        (0, _, 0) => format!("the activations of {away} of {blocks} blocks wait on disk, the fewest that fit into the limit"),
+        (0, _, 0) => {
+            format!("the activations of {away} of {blocks} blocks wait on disk, the fewest that fit into the limit")
+        }
         (_, _, 0) => format!(
             "of {blocks} blocks {again} are computed twice and the activations of {away} wait on disk, so that neither the \
              processor nor the disk waits long for the other"
         ),
-        _ => format!("all {blocks} blocks are computed twice, {inputs} of them from inputs that wait on disk: no other way fits"),
+        _ => format!(
+            "all {blocks} blocks are computed twice, {inputs} of them from inputs that wait on disk: no other way fits"
+        ),
     }
 }
 

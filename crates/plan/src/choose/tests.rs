@@ -61,9 +61,8 @@ fn calibration(read_s: f64) -> Calibration {
 fn weights_are_streamed_where_that_is_faster_or_the_only_way() {
     let chosen = |limit: usize, read_s: f64| {
         let facts = Facts { unstreamable_bytes: Some(1), ..facts(Activations::Auto, limit) };
-        choose(&facts, &calibration(read_s), &mut rehearse).map(|plan| {
-            (plan.weights, kept(&plan), plan.memory.total_bytes, plan.time.step_s)
-        })
+        choose(&facts, &calibration(read_s), &mut rehearse)
+            .map(|plan| (plan.weights, kept(&plan), plan.memory.total_bytes, plan.time.step_s))
     };
     use Residency::{Mapped, Streamed};
     // Two batches a step. Everything fits mapped; a fast disk; a slow one; too little for mapped weights; for any.

@@ -130,8 +130,7 @@ impl Case {
         let activations = vec![self.activations; model.family.blocks()];
         let optimizer = ounce_optim::from_recipe(&recipe.optimizer);
         let gradients = recipe.gradients;
-        let mut trainer =
-            Trainer::new(device, model, trained, optimizer, gradients, elem, &activations, recipe.seed);
+        let mut trainer = Trainer::new(device, model, trained, optimizer, gradients, elem, &activations, recipe.seed);
         if !device.is_dry() && matches!(self.activations, Policy::Offload | Policy::OffloadInputs) {
             let scratch = Scratch::create(&std::env::temp_dir(), 0).unwrap();
             trainer.offload_to(Arc::new(scratch)).unwrap();

@@ -161,7 +161,9 @@ pub fn stream(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<()> {
 /// Lets activations wait on the disk of `dir`, which must have `bytes` bytes left for them.
 pub fn offload(trainer: &mut Trainer, dir: &Path, bytes: usize) -> Result<()> {
     let failed = |e: ScratchError| match &e {
-        ScratchError::Full { .. } => CliError::of(&codes::DISK_FULL, &e).help("or keep activations off the disk: --set activations=recompute"),
+        ScratchError::Full { .. } | ScratchError::Reserve { .. } => {
+            CliError::of(&codes::DISK_FULL, &e).help("or keep activations off the disk: --set activations=recompute")
+        }
         _ => CliError::of(&codes::WRITE, &e),
     };
     let scratch = Scratch::create(dir, bytes).map_err(failed)?;
