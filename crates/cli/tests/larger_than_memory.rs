@@ -131,7 +131,7 @@ fn a_disk_without_room_for_activations_is_found_before_training() {
     let mut command = std::process::Command::new("sh");
     let ran = command.args(["-c", &script]).current_dir(place.dir.path()).output().unwrap();
     let stderr = String::from_utf8_lossy(&ran.stderr);
-    assert_eq!(ran.status.code(), Some(1), "{stderr}");
+    assert_eq!(ran.status.code(), Some(75), "{stderr}");
     assert!(stderr.contains("more for the scratch file in") && stderr.contains("activations=recompute"), "{stderr}");
     assert!(!place.path("run").exists(), "the run has begun");
 }

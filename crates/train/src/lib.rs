@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+mod pass;
 pub mod report;
 pub mod resident;
 mod run;

@@ -11,10 +11,11 @@ use ounce_optim::{Optimizer, State, clip};
 use ounce_spec::recipe::Gradients;
 use ounce_tensor::kernels::In;
 use ounce_tensor::{
-    Accumulate, Device, Elem, Loss, MemoryUse, Offload, ParamId, Policy, Purpose, Random, ReadError, Rehearsal, Rows,
-    Stage, Store, Tensor, UpdateNow, Weight,
+    Accumulate, Device, Elem, MemoryUse, Offload, ParamId, Policy, Random, ReadError, Rehearsal, Stage, Store, Tensor,
+    UpdateNow, Weight,
 };
 
+use crate::pass::{from_loss, policies, rows_of, scalar, stage};
 use crate::update::{Updates, sum_squares};
 
 /// A model in training.
@@ -373,41 +374,4 @@ impl Trainer {
             updates.apply(i, &mut model.params[p].weight, sink.grad(p).expect("trained"), grad_scale);
         }
     }
-}
-
-/// All segments, in training.
-fn stage<'a>(
-    training: &'a Training,
-    policies: &'a [Policy],
-    wanted: &'a [bool],
-    random: Random,
-    offload: Option<&'a Offload>,
-) -> Stage<'a> {
-    Stage { model: training, range: 0..policies.len(), policies, wanted, random: Some(random), offload }
-}
-
-/// The gradients of a pass's outputs: 1 for the loss.
-fn from_loss(device: &Device) -> Vec<Option<Tensor>> {
-    vec![Some(Tensor::from_f32(device, &[1.0], 1, 1, Purpose::Activations)), None]
-}
-
-fn scalar(t: &Tensor, device: &Device) -> f64 {
-    if device.is_dry() { 0.0 } else { t.f32()[0] as f64 }
-}
-
-fn policies(blocks: usize, activations: &[Policy]) -> Vec<Policy> {
-    let policy = |block: usize| activations.get(block).copied().unwrap_or(Policy::Keep);
-    // The embedding has nothing to recompute, and the head is walked back at once.
-    let ends = std::iter::once(Policy::Keep);
-    ends.clone().chain((0..blocks).map(policy)).chain(ends).collect()
-}
-
-/// A batch for the model: the loss is the mean over `loss_tokens` tokens.
-fn rows_of(batch: &Batch, loss_tokens: usize, first_row: u64) -> Rows {
-    let mut rows = Rows::whole(batch.ids.clone(), &batch.bounds);
-    let weight = 1.0 / loss_tokens.max(1) as f32;
-    let weights: Arc<[f32]> = batch.weights.iter().map(|w| w * weight).collect();
-    rows.loss = Some(Loss { targets: batch.targets.as_slice().into(), weights });
-    rows.first_row = first_row;
-    rows
 }
