@@ -13,7 +13,7 @@ use super::{Entry, Peers, built, busy, in_turn, kept};
 use crate::place;
 
 /// What a run is called, and its flags after the common ones; `{bf16}` first: on the directory instead of the file.
-const SETTINGS: [(&str, &str); 14] = [
+const SETTINGS: [(&str, &str); 19] = [
     ("LoRA r=8, Q4_1, 1 × 512", "--batch-size 1"),
     ("LoRA r=8, Q4_1, 4 × 512", "--batch-size 4"),
     ("the same, batch not cut", "--batch-size 4 --set micro_batch_tokens=0"),
@@ -28,6 +28,15 @@ const SETTINGS: [(&str, &str); 14] = [
     ("LoRA r=8, bf16 directory, 1 × 512, accumulated twice", "{bf16} --batch-size 1 --gradient-accumulation 2"),
     ("full, Q4_1, 1 × 512", "--method full --batch-size 1"),
     ("full, Q4_1, 1 × 512, f32, SGD", "--method full --batch-size 1 --compute f32 --set optimizer.name=sgd"),
+    (
+        "full, bf16 directory, 1 × 512, bf16 weights, 8-bit states, updated at once",
+        "{bf16} --method full --batch-size 1 --set master_weights=none --set optimizer.state=8bit --set gradients=update_now \
+         --set max_grad_norm=0",
+    ),
+    ("full, Q4_1, 2 × 512, recomputed", "--method full --batch-size 2 --set activations=recompute"),
+    ("LoRA r=8, Q4_1, 1 × 2048", "--batch-size 1 --set data.max_length=2048"),
+    ("LoRA r=8, Q4_1, 16 × 128", "--batch-size 16 --set data.max_length=128"),
+    ("LoRA r=8, bf16 directory, 1 × 512, `--mem 300MiB`", "{bf16} --batch-size 1 --mem 300MiB"),
 ];
 
 struct Setting {
