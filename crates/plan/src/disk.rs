@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ounce_formats::direct::{DirectFile, PAGE};
+use memmap2::MmapMut;
+use ounce_formats::direct::DirectFile;
 use ounce_spec::machine::Disk;
 
 /// Bytes of one read or write: as many as a block of a large model has.
@@ -34,13 +35,11 @@ pub fn measure(dir: &Path) -> io::Result<Disk> {
 
 fn read(path: &Path, length: u64) -> io::Result<Option<f64>> {
     let file = DirectFile::open(path)?;
-    // Whole pages, for direct reads.
-    let mut memory = vec![0u8; PIECE + PAGE];
-    let start = memory.as_ptr().align_offset(PAGE);
-    let piece = &mut memory[start..start + PIECE];
+    // Whole pages, for direct reads; a heap would keep them.
+    let mut piece = MmapMut::map_anon(PIECE)?;
     let (started, mut at) = (Instant::now(), 0u64);
     while at + PIECE as u64 <= length && (at == 0 || started.elapsed() < TIME) {
-        file.read(piece, at, PIECE).map_err(|stopped| stopped.source)?;
+        file.read(&mut piece, at, PIECE).map_err(|stopped| stopped.source)?;
         at += PIECE as u64;
     }
     Ok((at > 0).then(|| at as f64 / started.elapsed().as_secs_f64()))
@@ -50,7 +49,10 @@ fn read(path: &Path, length: u64) -> io::Result<Option<f64>> {
 fn write(path: &Path) -> io::Result<(u64, f64)> {
     let mut file = File::create(path)?;
     // Not zeros, which some disks do not write.
-    let piece: Vec<u8> = (0..PIECE as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
+    let mut piece = MmapMut::map_anon(PIECE)?;
+    for (i, byte) in (0u64..).zip(piece.iter_mut()) {
+        *byte = (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8;
+    }
     let (started, mut length) = (Instant::now(), 0);
     while length == 0 || started.elapsed() < TIME {
         file.write_all(&piece)?;

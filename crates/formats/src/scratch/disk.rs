@@ -32,8 +32,9 @@ pub fn free_bytes(dir: &Path) -> io::Result<u64> {
 #[cfg(target_os = "linux")]
 pub fn is_memory(dir: &Path) -> bool {
     // Of tmpfs and ramfs, in linux/magic.h.
-    const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
-    rustix::fs::statfs(dir).is_ok_and(|stat| IN_MEMORY.contains(&(stat.f_type as i64)))
+    const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+    // The field's type differs between systems; the numbers have 32 bits.
+    rustix::fs::statfs(dir).is_ok_and(|stat| IN_MEMORY.iter().any(|&kind| u32::try_from(stat.f_type) == Ok(kind)))
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -9,7 +9,7 @@ use crate::calibrate::Calibration;
 
 /// A plan, and the two times of a step of which the longer is felt.
 pub(super) struct Candidate {
-    pub plan: Plan,
+    pub plan: Box<Plan>,
     pub work_s: f64,
     pub disk_s: f64,
 }
@@ -70,7 +70,7 @@ pub(super) fn forecast(
         because.push(reasons::streaming(&time, facts.mapped_bytes, calibration, &counter));
     }
     Candidate {
-        plan: Plan { activations, offloaded_bytes, weights, memory: m, time, reasons: because },
+        plan: Box::new(Plan { activations, offloaded_bytes, weights, memory: m, time, reasons: because }),
         work_s: calibration.work_seconds(&counter) * scale,
         disk_s: calibration.disk_seconds(&counter) * scale,
     }

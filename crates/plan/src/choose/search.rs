@@ -44,7 +44,7 @@ impl Search<'_, '_> {
                     let why = reasons::given_up(&found.plan);
                     self.done(found, why)
                 }
-                Err(least) => Err(DoesNotFit { plan: Box::new(least.plan) }),
+                Err(least) => Err(DoesNotFit { plan: least.plan }),
             };
         }
         let offloaded = self.fewest(&|n| first(blocks, n, Offload, Keep));
@@ -72,7 +72,7 @@ impl Search<'_, '_> {
             (Ok((_, again)), disk) => (again, disk),
             (Err(_), Some(disk)) => (disk, None),
             (Err(again), None) => {
-                return Err(DoesNotFit { plan: Box::new(least.unwrap_or(again).plan) });
+                return Err(DoesNotFit { plan: least.unwrap_or(again).plan });
             }
         };
         let mut why = reasons::given_up(&found.plan);
@@ -100,7 +100,7 @@ impl Search<'_, '_> {
         let mut plan = found.plan;
         plan.reasons.push(why);
         plan.reasons.extend(on_disk);
-        if fits { Ok(plan) } else { Err(DoesNotFit { plan: Box::new(plan) }) }
+        if fits { Ok(*plan) } else { Err(DoesNotFit { plan }) }
     }
 
     /// The least `n` whose plan fits, where that of 0 does not; or the plan of all blocks, if not even that fits.
