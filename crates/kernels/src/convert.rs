@@ -1,8 +1,9 @@
-//! Weights of any storage to f32 or bf16, a run of consecutive elements at a time. Must not know matrices.
+//! Weights of any storage to f32, bf16 or f16, a run of consecutive elements at a time. Must not know matrices.
 
-use crate::{Isa, Mat, bf16, quant};
-#[cfg(target_arch = "aarch64")]
 use half::slice::HalfFloatSliceExt;
+
+use crate::lanes::{map3, simd_fn};
+use crate::{Isa, Mat, bf16, f16, quant};
 
 /// `out` = elements `at..at + out.len()` of `w`. Quantised: whole blocks.
 pub(crate) fn to_f32(isa: Isa, out: &mut [f32], w: Mat, at: usize) {
@@ -43,6 +44,26 @@ pub(crate) fn to_bf16(isa: Isa, out: &mut [bf16], w: Mat, at: usize) {
     }
 }
 
+/// The same, rounded to f16 (through f32).
+pub(crate) fn to_f16(isa: Isa, out: &mut [f16], w: Mat, at: usize) {
+    if let Mat::F16(w) = w {
+        return out.copy_from_slice(&w[at..][..out.len()]);
+    }
+    let mut wide = [0f32; 512];
+    for (i, out) in out.chunks_mut(512).enumerate() {
+        let wide = &mut wide[..out.len()];
+        to_f32(isa, wide, w, at + i * 512);
+        narrow_f16(isa, out, wide, false);
+    }
+}
+
+simd_fn! {
+    /// Rounds f32 to f16, nearest even; `x + out` if `add`.
+    pub(crate) fn narrow_f16(s, out: &mut [f16], x: &[f32], add: bool) {
+        map3(s, out, x, x, add, #[inline(always)] |out, x, _| s.add(out, x));
+    }
+}
+
 /// Rounds f32 to bf16, nearest even.
 pub(crate) fn narrow(isa: Isa, out: &mut [bf16], x: &[f32]) {
     match isa {
@@ -76,11 +97,7 @@ fn plain(out: &mut [f32], w: Mat, at: usize) {
                 *out = f32::from_bits((w.to_bits() as u32) << 16);
             }
         }
-        Mat::F16(w) => {
-            for (out, w) in out.iter_mut().zip(&w[at..][..len]) {
-                *out = w.to_f32();
-            }
-        }
+        Mat::F16(w) => w[at..][..len].convert_to_f32_slice(out),
         Mat::Quant(format, blocks) => {
             quant::dequantize(out, format, &blocks[format.row_bytes(at)..][..format.row_bytes(len)]);
         }

@@ -68,6 +68,7 @@ impl Cpu {
         match x {
             Out::F32(x) => self.rope_rows(x, None, cos, sin, positions, heads, d, rot, inverse),
             Out::Bf16(x) => self.rope_rows(x, None, cos, sin, positions, heads, d, rot, inverse),
+            Out::F16(x) => self.rope_rows(x, None, cos, sin, positions, heads, d, rot, inverse),
         }
     }
 

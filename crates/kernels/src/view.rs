@@ -3,11 +3,12 @@
 
 use crate::{QuantFormat, bf16, f16};
 
-/// Activations to read. `bf16` activations mean bf16 products with f32 accumulation.
+/// Activations to read. `bf16` activations mean bf16 products with f32 accumulation; those of `f16` are f32 products.
 #[derive(Clone, Copy, Debug)]
 pub enum In<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
+    F16(&'a [f16]),
 }
 
 /// Activations to write.
@@ -15,6 +16,8 @@ pub enum In<'a> {
 pub enum Out<'a> {
     F32(&'a mut [f32]),
     Bf16(&'a mut [bf16]),
+    /// Above 65504 in magnitude: infinity.
+    F16(&'a mut [f16]),
 }
 
 /// A weight matrix `[n, k]` as it is stored. Quantised rows are whole blocks along `k`.
@@ -31,6 +34,15 @@ impl In<'_> {
         match self {
             In::F32(x) => x.len(),
             In::Bf16(x) => x.len(),
+            In::F16(x) => x.len(),
+        }
+    }
+    /// The element type's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            In::F32(_) => "f32",
+            In::Bf16(_) => "bf16",
+            In::F16(_) => "f16",
         }
     }
     pub fn is_empty(&self) -> bool {
@@ -43,6 +55,15 @@ impl Out<'_> {
         match self {
             Out::F32(x) => x.len(),
             Out::Bf16(x) => x.len(),
+            Out::F16(x) => x.len(),
+        }
+    }
+    /// The element type's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Out::F32(_) => "f32",
+            Out::Bf16(_) => "bf16",
+            Out::F16(_) => "f16",
         }
     }
     pub fn is_empty(&self) -> bool {
@@ -53,6 +74,7 @@ impl Out<'_> {
         match self {
             Out::F32(x) => Out::F32(x),
             Out::Bf16(x) => Out::Bf16(x),
+            Out::F16(x) => Out::F16(x),
         }
     }
 }

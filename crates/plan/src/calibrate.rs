@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use ounce_model::Model;
-use ounce_tensor::kernels::{AttnShape, Cpu, In, Out, Span};
+use ounce_tensor::kernels::{AttnShape, Cpu, In, Out, Span, bf16, f16};
 use ounce_tensor::{Counter, Device, Elem, Kernel, Purpose, Tensor, Weight};
 
 /// Seconds per operation or byte of each kernel, in the order of [`Kernel::ALL`].
@@ -39,12 +39,8 @@ impl Calibration {
         let Some(cpu) = device.processor() else { return found };
         let rows = shapes.rows.max(1);
         let mut set = |kernel: Kernel, seconds: f64| found.seconds_per_unit[kernel as usize] = seconds;
-        for elem in [Elem::F32, Elem::Bf16] {
-            let kernel = if elem == Elem::F32 { Kernel::MatmulF32 } else { Kernel::MatmulBf16 };
-            if elem == shapes.elem {
-                set(kernel, products(device, model, rows, elem));
-            }
-        }
+        let product = if shapes.elem == Elem::Bf16 { Kernel::MatmulBf16 } else { Kernel::MatmulF32 };
+        set(product, products(device, model, rows, shapes.elem));
         set(Kernel::Skinny, skinny(device, cpu, model, rows, shapes));
         let (forward, backward) = attention(device, cpu, model, rows, shapes);
         set(Kernel::Attention, forward);
@@ -102,12 +98,11 @@ fn time(mut work: impl FnMut()) -> f64 {
 
 fn filled(device: &Device, elem: Elem, rows: usize, cols: usize) -> Tensor {
     let mut t = Tensor::empty(device, elem, rows, cols, Purpose::Workspace);
+    let value = |i: usize| (i % 17) as f32 * 0.01 - 0.08;
     match t.output() {
-        Out::F32(x) => x.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 17) as f32 * 0.01 - 0.08),
-        Out::Bf16(x) => {
-            let value = |i: usize| ounce_tensor::kernels::bf16::from_f32((i % 17) as f32 * 0.01 - 0.08);
-            x.iter_mut().enumerate().for_each(|(i, x)| *x = value(i));
-        }
+        Out::F32(x) => x.iter_mut().enumerate().for_each(|(i, x)| *x = value(i)),
+        Out::Bf16(x) => x.iter_mut().enumerate().for_each(|(i, x)| *x = bf16::from_f32(value(i))),
+        Out::F16(x) => x.iter_mut().enumerate().for_each(|(i, x)| *x = f16::from_f32(value(i))),
     }
     t
 }

@@ -86,7 +86,7 @@ fn samples() -> Vec<Sample> {
     all
 }
 
-/// Numbers in (-1, 1) that f32 and bf16 hold exactly.
+/// Numbers in (-1, 1) that f32, bf16 and f16 hold exactly.
 fn numbers(rows: usize, cols: usize, seed: u64) -> M {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     M {
@@ -179,7 +179,7 @@ fn every_op_matches_its_reference_forward_and_backward() {
         let input_grads: Vec<Vec<f64>> = (0..inputs.len()).map(|i| central(i, false)).collect();
         let param_grads: Vec<Vec<f64>> = (0..params.len()).map(|i| central(i, true)).collect();
         for isa in Isa::available() {
-            for (elem, tolerance) in [(Elem::F32, 2e-5), (Elem::Bf16, 3e-2)] {
+            for (elem, tolerance) in [(Elem::F32, 2e-5), (Elem::Bf16, 3e-2), (Elem::F16, 3e-2 / 8.0)] {
                 let device = Device::cpu(Cpu::with_isa(2, isa));
                 let got = run(&sample, &device, elem, &inputs, &params, &douts);
                 let what = |part: &str, i: usize| format!("{} {part} {i} ({isa:?}, {elem:?})", sample.name);
@@ -203,7 +203,7 @@ fn the_number_of_threads_changes_no_bit_and_dry_counts_what_real_counts() {
         let inputs: Vec<M> = sample.inputs.iter().enumerate().map(|(i, s)| numbers(s.0, s.1, 11 + i as u64)).collect();
         let params: Vec<M> = sample.params.iter().enumerate().map(|(i, s)| numbers(s.0, s.1, 91 + i as u64)).collect();
         let outputs = (sample.reference)(&inputs, &params);
-        for elem in [Elem::F32, Elem::Bf16] {
+        for elem in [Elem::F32, Elem::Bf16, Elem::F16] {
             let of = |device: &Device| run(&sample, device, elem, &inputs, &params, &outputs);
             let one = of(&Device::cpu(Cpu::new(1)));
             for threads in [2, 3] {

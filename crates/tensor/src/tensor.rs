@@ -1,9 +1,9 @@
-//! [`Tensor`]: contiguous row-major rows of f32 or bf16 with shared storage. No strides, no broadcasting, no gradients.
+//! [`Tensor`]: contiguous row-major rows of f32, bf16 or f16 with shared storage. No strides, no broadcasting, no gradients.
 
 use std::fmt;
 use std::sync::Arc;
 
-use half::bf16;
+use half::{bf16, f16};
 use ounce_kernels::{In, Out};
 
 use crate::device::Device;
@@ -14,13 +14,14 @@ use crate::memory::{Buffer, Purpose};
 pub enum Elem {
     F32,
     Bf16,
+    F16,
 }
 
 impl Elem {
     pub fn bytes(self) -> usize {
         match self {
             Elem::F32 => 4,
-            Elem::Bf16 => 2,
+            Elem::Bf16 | Elem::F16 => 2,
         }
     }
 }
@@ -104,6 +105,7 @@ impl Tensor {
         match self.elem {
             Elem::F32 => In::F32(self.f32()),
             Elem::Bf16 => In::Bf16(self.bf16()),
+            Elem::F16 => In::F16(self.f16()),
         }
     }
 
@@ -112,6 +114,7 @@ impl Tensor {
         match self.elem {
             Elem::F32 => Out::F32(self.f32_mut()),
             Elem::Bf16 => Out::Bf16(self.bf16_mut()),
+            Elem::F16 => Out::F16(self.f16_mut()),
         }
     }
 
@@ -123,6 +126,11 @@ impl Tensor {
     pub fn bf16(&self) -> &[bf16] {
         assert_eq!(self.elem, Elem::Bf16);
         let all: &[bf16] = bytemuck::cast_slice(self.storage.bytes());
+        &all[self.offset..self.offset + self.len()]
+    }
+    pub fn f16(&self) -> &[f16] {
+        assert_eq!(self.elem, Elem::F16);
+        let all: &[f16] = bytemuck::cast_slice(self.storage.bytes());
         &all[self.offset..self.offset + self.len()]
     }
     pub fn f32_mut(&mut self) -> &mut [f32] {
@@ -138,11 +146,19 @@ impl Tensor {
         &mut all[range]
     }
 
+    pub fn f16_mut(&mut self) -> &mut [f16] {
+        assert_eq!(self.elem, Elem::F16);
+        let range = self.offset..self.offset + self.len();
+        let all: &mut [f16] = bytemuck::cast_slice_mut(self.buffer_mut().bytes_mut());
+        &mut all[range]
+    }
+
     /// The elements as f32, whatever they are stored as.
     pub fn to_f32_vec(&self) -> Vec<f32> {
         match self.elem {
             Elem::F32 => self.f32().to_vec(),
             Elem::Bf16 => self.bf16().iter().map(|x| x.to_f32()).collect(),
+            Elem::F16 => self.f16().iter().map(|x| x.to_f32()).collect(),
         }
     }
 
@@ -150,6 +166,7 @@ impl Tensor {
         match self.elem {
             Elem::F32 => self.f32_mut().fill(0.0),
             Elem::Bf16 => self.bf16_mut().fill(bf16::ZERO),
+            Elem::F16 => self.f16_mut().fill(f16::ZERO),
         }
     }
 
@@ -160,6 +177,7 @@ impl Tensor {
         match self.elem {
             Elem::F32 => self.f32_mut()[start..start + from.len()].copy_from_slice(from.f32()),
             Elem::Bf16 => self.bf16_mut()[start..start + from.len()].copy_from_slice(from.bf16()),
+            Elem::F16 => self.f16_mut()[start..start + from.len()].copy_from_slice(from.f16()),
         }
     }
 

@@ -34,8 +34,11 @@ impl Weight {
 
     pub fn dtype(&self) -> DType {
         match self {
-            Weight::Dense(t) if t.elem() == Elem::F32 => DType::F32,
-            Weight::Dense(_) => DType::BF16,
+            Weight::Dense(t) => match t.elem() {
+                Elem::F32 => DType::F32,
+                Elem::Bf16 => DType::BF16,
+                Elem::F16 => DType::F16,
+            },
             Weight::Stored { dtype, .. } => *dtype,
         }
     }
@@ -145,6 +148,7 @@ impl Held<'_> {
             Held::Dense(t) => match t.elem() {
                 Elem::F32 => Mat::F32(t.f32()),
                 Elem::Bf16 => Mat::Bf16(t.bf16()),
+                Elem::F16 => Mat::F16(t.f16()),
             },
             Held::Stored(dtype, bytes) => match dtype {
                 DType::F32 => Mat::F32(bytemuck::cast_slice(bytes)),
@@ -159,7 +163,8 @@ impl Held<'_> {
 pub(crate) fn matmul_kernel(elem: Elem, n: usize, k: usize) -> Kernel {
     match elem {
         _ if n.min(k) <= 32 => Kernel::Skinny,
-        Elem::F32 => Kernel::MatmulF32,
+        // f16 is widened while it is packed: the products are those of f32.
+        Elem::F32 | Elem::F16 => Kernel::MatmulF32,
         Elem::Bf16 => Kernel::MatmulBf16,
     }
 }

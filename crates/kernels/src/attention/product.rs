@@ -65,7 +65,7 @@ mod pairs {
     pub(in super::super) struct Pairs(Avx512);
 
     impl Pairs {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
         #[inline]
         pub fn enabled() -> Pairs {
             Pairs(Avx512::enabled())
@@ -246,19 +246,19 @@ macro_rules! product_fn {
             fn body<P: $crate::attention::product::Product, $e: $crate::lanes::Elem>($p: P $(, $arg: $ty)*) $body
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2<$e: $crate::lanes::Elem>($($arg: $ty),*) {
                 body::<_, $e>(Single($crate::lanes::Avx2::enabled()) $(, $arg)*)
             }
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
             fn avx512<$e: $crate::lanes::Elem>($($arg: $ty),*) {
                 body::<_, $e>(Single($crate::lanes::Avx512::enabled()) $(, $arg)*)
             }
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
             fn pairs<$e: $crate::lanes::Elem>($($arg: $ty),*) {
                 body::<_, $e>($crate::attention::product::Pairs::enabled() $(, $arg)*)
             }

@@ -2,9 +2,17 @@
 //! threads.
 
 use super::{AttnShape, Span};
-use crate::{Cpu, In, Isa, Out, bf16};
+use crate::{Cpu, In, Isa, Out, bf16, f16};
 
-/// Inputs of one test, values as the kernel sees them (already rounded to bf16 where it computes in bf16).
+/// The element type of a test.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    F32,
+    Bf16,
+    F16,
+}
+
+/// Inputs of one test, values as the kernel sees them (already rounded to the test's type).
 struct Case {
     shape: AttnShape,
     spans: Vec<Span>,
@@ -14,20 +22,24 @@ struct Case {
     dout: Vec<f64>,
 }
 
-fn random(n: usize, seed: u64, half: bool) -> Vec<f64> {
+fn random(n: usize, seed: u64, kind: Kind) -> Vec<f64> {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
         let y = (x >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
-        (if half { bf16::from_f32(y).to_f32() } else { y }) as f64
+        f64::from(match kind {
+            Kind::F32 => y,
+            Kind::Bf16 => bf16::from_f32(y).to_f32(),
+            Kind::F16 => f16::from_f32(y).to_f32(),
+        })
     };
     (0..n).map(|_| next()).collect()
 }
 
 impl Case {
-    fn new(shape: AttnShape, lengths: &[(usize, usize)], half: bool) -> Case {
+    fn new(shape: AttnShape, lengths: &[(usize, usize)], kind: Kind) -> Case {
         let (mut spans, mut rows, mut kv) = (Vec::new(), 1, 2);
         for &(q_len, kv_len) in lengths {
             spans.push(Span { q_start: rows, q_len, kv_start: kv, kv_len });
@@ -38,10 +50,10 @@ impl Case {
         let (rows, kv) = (rows + 1, kv + 1);
         let (wq, wk) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
         Case {
-            q: random(rows * wq, 1, half),
-            k: random(kv * wk, 2, half),
-            v: random(kv * wk, 3, half),
-            dout: random(rows * wq, 4, half),
+            q: random(rows * wq, 1, kind),
+            k: random(kv * wk, 2, kind),
+            v: random(kv * wk, 3, kind),
+            dout: random(rows * wq, 4, kind),
             shape,
             spans,
         }
@@ -102,7 +114,7 @@ impl Case {
 }
 
 /// What the kernels return, as f64: out, lse, dq, dk, dv.
-fn run(cpu: &Cpu, case: &Case, half: bool) -> [Vec<f64>; 5] {
+fn run(cpu: &Cpu, case: &Case, kind: Kind) -> [Vec<f64>; 5] {
     let lse_len = case.q.len() / case.shape.head_dim;
     let mut lse = vec![0.0f32; lse_len];
     let widen = |x: &[f32]| x.iter().map(|x| *x as f64).collect::<Vec<_>>();
@@ -132,9 +144,10 @@ fn run(cpu: &Cpu, case: &Case, half: bool) -> [Vec<f64>; 5] {
             [back(out), widen(&lse), back(dq), back(dk), back(dv)]
         }};
     }
-    match half {
-        true => go!(bf16, In::Bf16, Out::Bf16, bf16::from_f32, |x: bf16| x.to_f32()),
-        false => go!(f32, In::F32, Out::F32, |x: f32| x, |x: f32| x),
+    match kind {
+        Kind::F32 => go!(f32, In::F32, Out::F32, |x: f32| x, |x: f32| x),
+        Kind::Bf16 => go!(bf16, In::Bf16, Out::Bf16, bf16::from_f32, |x: bf16| x.to_f32()),
+        Kind::F16 => go!(f16, In::F16, Out::F16, f16::from_f32, |x: f16| x.to_f32()),
     }
 }
 
@@ -174,27 +187,32 @@ fn error(got: &[f64], want: &[f64]) -> f64 {
 #[test]
 fn attention_agrees_with_f64_on_every_table() {
     for (shape, lengths) in cases() {
-        for half in [false, true] {
-            let case = Case::new(shape, &lengths, half);
+        for kind in [Kind::F32, Kind::Bf16, Kind::F16] {
+            let case = Case::new(shape, &lengths, kind);
             let mut lse = vec![0.0; case.q.len() / shape.head_dim];
             case.softmax(&case.q, &case.k, |_, _, _| (), |row, x| lse[row] = x);
             let [dq, dk, dv] = case.backward();
             let want = [case.forward(&case.q, &case.k, &case.v), lse, dq, dk, dv];
             // f32: scores are sums of d products and outputs sums of n <= 1500 of them, each off by half a unit of 2^-24 per
             // term at worst, in practice by its root; exponentials add two units. bf16: inputs are exact; probabilities
-            // and results are rounded to 2^-8 each at worst, and so is dS.
-            let bound = if half { 3.0 / 256.0 } else { 2e-5 };
+            // and results are rounded to 2^-8 each at worst, and so is dS. f16: results alone are rounded, to 2^-11; the
+            // gradients also see an output that was.
+            let bound = match kind {
+                Kind::F32 => 2e-5,
+                Kind::Bf16 => 3.0 / 256.0,
+                Kind::F16 => 2.0 / 2048.0,
+            };
             for isa in Isa::available() {
-                let one = run(&Cpu::with_isa(1, isa), &case, half);
+                let one = run(&Cpu::with_isa(1, isa), &case, kind);
                 for (i, name) in ["out", "lse", "dq", "dk", "dv"].iter().enumerate() {
                     let e = error(&one[i], &want[i]);
                     let bound = if i == 1 { 2e-5 } else { bound };
-                    assert!(e < bound, "{name} {shape:?} {lengths:?} {isa:?} bf16 {half}: {e:.2e}");
+                    assert!(e < bound, "{name} {shape:?} {lengths:?} {isa:?} {kind:?}: {e:.2e}");
                 }
                 for threads in [2, 3] {
-                    let more = run(&Cpu::with_isa(threads, isa), &case, half);
+                    let more = run(&Cpu::with_isa(threads, isa), &case, kind);
                     let bits = |x: &[Vec<f64>; 5]| x.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
-                    assert_eq!(bits(&one), bits(&more), "{shape:?} {isa:?} bf16 {half}: {threads} threads");
+                    assert_eq!(bits(&one), bits(&more), "{shape:?} {isa:?} {kind:?}: {threads} threads");
                 }
             }
         }
@@ -207,7 +225,7 @@ fn formulas_are_derivatives() {
     for (shape, lengths) in
         [(shape(2, 1, 3, true, Some(3)), vec![(4, 6), (3, 2)]), (shape(2, 2, 2, false, None), vec![(3, 5)])]
     {
-        let case = Case::new(shape, &lengths, false);
+        let case = Case::new(shape, &lengths, Kind::F32);
         let grads = case.backward();
         let mut inputs = [case.q.clone(), case.k.clone(), case.v.clone()];
         for which in 0..3 {

@@ -3,14 +3,14 @@
 use core::arch::x86_64::*;
 
 use super::{L, Simd};
-use crate::bf16;
+use crate::{bf16, f16};
 
-/// Exists only inside functions that enable AVX2 and FMA: what makes the calls below sound.
+/// Exists only inside functions that enable AVX2, FMA and F16C: what makes the calls below sound.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
 impl Avx2 {
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
     pub fn enabled() -> Avx2 {
         Avx2(())
@@ -114,6 +114,22 @@ impl Simd for Avx2 {
             // Packing works within 128-bit halves; the permutation puts the four quarters back in order.
             let packed = _mm256_packus_epi32(round_bf16(v.0), round_bf16(v.1));
             _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; L]) -> V {
+        // SAFETY: see `splat`.
+        unsafe {
+            let widen = |p: *const f16| _mm256_cvtph_ps(_mm_loadu_si128(p.cast()));
+            (widen(x.as_ptr()), widen(x.as_ptr().add(8)))
+        }
+    }
+    #[inline(always)]
+    fn store_f16(self, out: &mut [f16; L], v: V) {
+        // SAFETY: see `splat`.
+        unsafe {
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.0));
+            _mm_storeu_si128(out.as_mut_ptr().add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.1));
         }
     }
     #[inline(always)]

@@ -3,14 +3,14 @@
 use core::arch::x86_64::*;
 
 use super::{L, Simd};
-use crate::bf16;
+use crate::{bf16, f16};
 
 /// Exists only inside functions that enable AVX-512 F, BW, VL and DQ: what makes the calls below sound.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
 impl Avx512 {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
     #[inline]
     pub fn enabled() -> Avx512 {
         Avx512(())
@@ -56,6 +56,19 @@ impl Simd for Avx512 {
             let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
             let high = _mm512_srli_epi32::<16>(_mm512_mask_mov_epi32(rounded, nan, quiet));
             _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(high));
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; L]) -> __m512 {
+        // SAFETY: see `splat`.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn store_f16(self, out: &mut [f16; L], v: __m512) {
+        // SAFETY: see `splat`.
+        unsafe {
+            let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), halves);
         }
     }
     #[inline(always)]

@@ -25,7 +25,9 @@ pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 pub(crate) use split::{ELEMENTS, Split, chunks_of, rows_per_chunk};
 
-use crate::bf16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::{bf16, f16};
 
 /// Lanes of a vector.
 pub(crate) const L: usize = 16;
@@ -44,6 +46,19 @@ pub(crate) trait Simd: Copy {
     fn load_bf16(self, x: &[bf16; L]) -> Self::V;
     /// Rounds to nearest, ties to even; a NaN stays a NaN.
     fn store_bf16(self, out: &mut [bf16; L], v: Self::V);
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; L]) -> Self::V {
+        let mut wide = [0.0; L];
+        x.convert_to_f32_slice(&mut wide);
+        self.load(&wide)
+    }
+    /// Rounds to nearest, ties to even; what is too large becomes infinity, and a NaN stays one.
+    #[inline(always)]
+    fn store_f16(self, out: &mut [f16; L], v: Self::V) {
+        let mut wide = [0.0; L];
+        self.store(&mut wide, v);
+        out.convert_from_f32_slice(&wide);
+    }
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -114,13 +129,13 @@ macro_rules! simd_fn {
             fn body<S: $crate::lanes::Simd $($(, $g: $bound)*)?>($s: S $(, $arg: $ty)*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2 $(<$($g: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? {
                 body($crate::lanes::Avx2::enabled() $(, $arg)*)
             }
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
             fn avx512 $(<$($g: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? {
                 body($crate::lanes::Avx512::enabled() $(, $arg)*)
             }

@@ -4,7 +4,7 @@
 //! Each result is one dot product in 16 interleaved sums, so its bits do not depend on the other rows.
 
 use crate::scratch::{self, Slot};
-use crate::{Isa, Mat, Out, Pool, bf16, convert};
+use crate::{Isa, Mat, Out, Pool, bf16, convert, f16};
 
 /// The rows that stay in the first-level cache.
 #[derive(Clone, Copy)]
@@ -52,6 +52,7 @@ pub(super) fn dots(
     let base = match &mut out {
         Out::F32(out) => Base::F32(out.as_mut_ptr()),
         Out::Bf16(out) => Base::Bf16(out.as_mut_ptr()),
+        Out::F16(out) => Base::F16(out.as_mut_ptr()),
     };
     let per_task = (TASK_BYTES / row_bytes).clamp(GROUP, s.div_ceil(32).max(GROUP)).next_multiple_of(GROUP);
     pool.run(s.div_ceil(per_task), |task, _| {
@@ -84,6 +85,7 @@ pub(super) fn dots(
 enum Base {
     F32(*mut f32),
     Bf16(*mut bf16),
+    F16(*mut f16),
 }
 // SAFETY: tasks write separate elements.
 unsafe impl Sync for Base {}
@@ -99,19 +101,21 @@ impl Base {
                 Base::Bf16(out) => {
                     *out.add(at) = bf16::from_f32(if accumulate { (*out.add(at)).to_f32() + v } else { v })
                 }
+                Base::F16(out) => {
+                    *out.add(at) = f16::from_f32(if accumulate { (*out.add(at)).to_f32() + v } else { v })
+                }
             }
         }
     }
 }
 
-/// Calls `work` with rows `s0..s0 + rows` in a plain storage: others are converted to f32 in the cache first.
+/// Calls `work` with rows `s0..s0 + rows` in a storage that [`group`] reads: others are converted into the cache first.
 fn with_rows(isa: Isa, stream: Mat, s0: usize, rows: usize, k: usize, work: impl FnOnce(Mat)) {
     let range = s0 * k..(s0 + rows) * k;
     match stream {
         Mat::F32(w) => work(Mat::F32(&w[range])),
         Mat::Bf16(w) => work(Mat::Bf16(&w[range])),
-        // On ARM the conversion of a row is vectors, and that of one element a call.
-        Mat::F16(w) if cfg!(not(target_arch = "aarch64")) => work(Mat::F16(&w[range])),
+        Mat::F16(w) if matches!(isa, Isa::Avx512 | Isa::Avx512Bf16) => work(Mat::F16(&w[range])),
         Mat::F16(_) | Mat::Quant(..) => scratch::with(Slot::Converted, rows * k * 4, |buffer| {
             // SAFETY: the buffer holds that many f32, which allow any bits.
             let wide = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<f32>(), rows * k) };
@@ -137,7 +141,7 @@ fn group(isa: Isa, sums: &mut [f32; GROUP * 8], few: Few, fs: usize, stream: Mat
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma")]
 fn group_avx2(sums: &mut [f32; GROUP * 8], few: Few, fs: usize, stream: Mat, rows: usize, k: usize) {
     group_lanes::<true>(sums, few, fs, stream, rows, k);
 }
@@ -158,8 +162,7 @@ fn group_lanes<const FUSED: bool>(
             sums[i * GROUP + j] = match stream {
                 Mat::F32(w) => dot::<FUSED, _>(x, &w[j * k..][..k], |v| *v),
                 Mat::Bf16(w) => dot::<FUSED, _>(x, &w[j * k..][..k], |v| f32::from_bits((v.to_bits() as u32) << 16)),
-                Mat::F16(w) => dot::<FUSED, _>(x, &w[j * k..][..k], |v| v.to_f32()),
-                Mat::Quant(..) => unreachable!("quantised rows are converted first"),
+                Mat::F16(_) | Mat::Quant(..) => unreachable!("these rows are converted first"),
             };
         }
     }

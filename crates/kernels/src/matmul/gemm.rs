@@ -7,7 +7,7 @@
 use super::pack::{Operand, Part, Role, pack};
 use super::tile::{Kernel, LINE, Tile};
 use crate::scratch::{self, Slot};
-use crate::{Isa, Out, Pool};
+use crate::{Isa, Out, Pool, convert, f16};
 
 /// Most steps between two visits of a sum: panels of both operands stay within the second-level cache.
 const MAX_STEPS: usize = 1024;
@@ -69,8 +69,16 @@ impl Cut {
     }
 }
 
-/// Scratch memory that a product of this size keeps, at most, over all threads.
-pub(super) fn scratch_bytes(kernel: &Kernel, threads: usize, b_across: bool, m: usize, n: usize, k: usize) -> usize {
+/// Scratch memory that a product of this size keeps, at most, over all threads. `waits`: its result is f16.
+pub(super) fn scratch_bytes(
+    kernel: &Kernel,
+    threads: usize,
+    b_across: bool,
+    waits: bool,
+    m: usize,
+    n: usize,
+    k: usize,
+) -> usize {
     if m * n * k == 0 {
         return 0;
     }
@@ -80,7 +88,7 @@ pub(super) fn scratch_bytes(kernel: &Kernel, threads: usize, b_across: bool, m: 
         cut.local_panels * cut.local_width * (if cut.b_shared { n } else { m }).next_multiple_of(cut.shared_width) * 4;
     // Rows of one panel along the sum, or a strip of 32 rows across it.
     let converted = (kernel.nr * cut.block * 4).max(32 * (m.max(n) + 256) * 4);
-    cut.shared_bytes() + threads * (local + converted + if cut.blocks() > 1 { partial } else { 0 })
+    cut.shared_bytes() + threads * (local + converted + if waits || cut.blocks() > 1 { partial } else { 0 })
 }
 
 /// A pointer that tasks may share because they use separate parts of it.
@@ -110,9 +118,10 @@ pub(super) fn gemm(
     let ahead = m.min(n) > SKINNY;
     (a.ahead, b.ahead) = (ahead, ahead);
     assert!(out.len() == m * n && a.len == m && b.len == n && a.k == k && b.k == k && m * n * k > 0);
-    let (base, bf16): (*mut u8, bool) = match &mut out {
-        Out::F32(out) => (out.as_mut_ptr().cast(), false),
-        Out::Bf16(out) => (out.as_mut_ptr().cast(), true),
+    let (base, stored): (*mut u8, Stored) = match &mut out {
+        Out::F32(out) => (out.as_mut_ptr().cast(), Stored::F32),
+        Out::Bf16(out) => (out.as_mut_ptr().cast(), Stored::Bf16),
+        Out::F16(out) => (out.as_mut_ptr().cast(), Stored::F16),
     };
     let base = Apart(base);
     let cut = Cut::new(kernel, b.across && !a.across, m, n, k);
@@ -142,7 +151,7 @@ pub(super) fn gemm(
                     tiles,
                 };
                 // SAFETY: `out` is `[m, n]`; tasks write separate rows or columns of it.
-                unsafe { task.run(base.get(), bf16, n, accumulate) };
+                unsafe { task.run(base.get(), stored, n, accumulate) };
             });
         }
     });
@@ -173,6 +182,14 @@ fn pack_shared(
     });
 }
 
+/// What a result is stored as. The micro-kernels write f32 and bf16.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    F32,
+    Bf16,
+    F16,
+}
+
 /// One task: some panels of the local operand against all packed ones of the other.
 struct Task<'a> {
     isa: Isa,
@@ -190,10 +207,11 @@ struct Task<'a> {
 impl Task<'_> {
     /// # Safety
     /// `out` is a matrix with rows of `n` elements that nothing else writes where this task does.
-    unsafe fn run(&self, out: *mut u8, bf16: bool, n: usize, accumulate: bool) {
+    unsafe fn run(&self, out: *mut u8, stored: Stored, n: usize, accumulate: bool) {
         let cut = self.cut;
-        // Unfinished sums of a bf16 result wait in f32, in a matrix of the task's own.
-        let wait = bf16 && cut.blocks() > 1;
+        let (bf16, f16) = (stored == Stored::Bf16, stored == Stored::F16);
+        // Unfinished sums of a bf16 result, and all of an f16 one, wait in f32, in a matrix of the task's own.
+        let wait = f16 || bf16 && cut.blocks() > 1;
         let (rows, cols) = (self.locals.len() * cut.local_width, self.shareds.len() * cut.shared_width);
         let partial_ld = if cut.b_shared { cols } else { rows };
         scratch::with(Slot::Partial, if wait { rows * cols * 4 } else { 0 }, |partial| {
@@ -235,7 +253,7 @@ impl Task<'_> {
                                 (false, first) if !bf16 && (accumulate || !first) => (there.cast_const().cast(), n),
                                 _ => (std::ptr::null(), 0),
                             };
-                            let tile = if wait && !last {
+                            let tile = if wait && (f16 || !last) {
                                 let out = partial.cast();
                                 Tile {
                                     a,
@@ -259,6 +277,33 @@ impl Task<'_> {
                     }
                 }
             });
+            if f16 {
+                // SAFETY: this function's contract; the tiles have filled the task's own matrix.
+                unsafe { self.finish_f16(out.cast(), partial.cast(), partial_ld, n, accumulate) };
+            }
         });
+    }
+
+    /// Rounds the task's sums, rows `ld` apart, into its part of `out`.
+    ///
+    /// # Safety
+    /// As of [`Task::run`]; `sums` holds the task's rows and columns.
+    unsafe fn finish_f16(&self, out: *mut f16, sums: *const f32, ld: usize, n: usize, accumulate: bool) {
+        let range = |panels: &std::ops::Range<usize>, width: usize, len: usize| {
+            (panels.start * width)..len.min(panels.end * width)
+        };
+        let locals = range(&self.locals, self.cut.local_width, self.operand.len);
+        let shareds = range(&self.shareds, self.cut.shared_width, self.shared_len);
+        let (rows, cols) = if self.cut.b_shared { (locals, shareds) } else { (shareds, locals) };
+        for (r, row) in rows.enumerate() {
+            // SAFETY: the row of sums and its place in `out` are this task's alone.
+            let (out, sums) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(out.add(row * n + cols.start), cols.len()),
+                    std::slice::from_raw_parts(sums.add(r * ld), cols.len()),
+                )
+            };
+            convert::narrow_f16(self.isa, out, sums, accumulate);
+        }
     }
 }

@@ -43,8 +43,8 @@ const SLICED_RESULT: usize = 1 << 20;
 const FEW_COLUMNS: usize = 16;
 
 impl Cpu {
-    /// `out[m,n] = x[m,k] · w[n,k]ᵀ` (`+ out` if `accumulate`). f32 `x`: f32 products; bf16 `x`: bf16 products,
-    /// f32 accumulation. `out` may have either element type.
+    /// `out[m,n] = x[m,k] · w[n,k]ᵀ` (`+ out` if `accumulate`). f32 and f16 `x`: f32 products; bf16 `x`: bf16 products,
+    /// f32 accumulation. `out` may have any element type.
     pub fn matmul_nt(&self, out: Out, x: In, w: Mat, accumulate: bool, m: usize, n: usize, k: usize) {
         check("out", out.len(), m * n);
         check("x", x.len(), m * k);
@@ -114,13 +114,15 @@ impl Cpu {
         }
     }
 
-    /// Bytes of scratch memory that the products keep for reuse, at most, for a problem of this size.
-    pub fn matmul_workspace_bytes(&self, m: usize, n: usize, k: usize, bf16: bool) -> usize {
-        let kernel = self.kernel(bf16);
+    /// Bytes of scratch memory that the products keep for reuse, at most, for a problem of this size with activations of the
+    /// type of `like`.
+    pub fn matmul_workspace_bytes(&self, m: usize, n: usize, k: usize, like: In) -> usize {
+        let kernel = self.kernel(matches!(like, In::Bf16(_)));
+        let waits = matches!(like, In::F16(_));
         let layouts = [(false, m, n, k), (true, m, k, n), (false, n, k, m)];
         let bytes = |&(across, m, n, k): &(bool, usize, usize, usize)| match k < 2 * SLICE || m * n > SLICED_RESULT {
-            true => gemm::scratch_bytes(kernel, self.threads(), across, m, n, k),
-            false => gemm::scratch_bytes(kernel, self.threads(), across, m, n, SLICE) + 4 * m * n,
+            true => gemm::scratch_bytes(kernel, self.threads(), across, waits, m, n, k),
+            false => gemm::scratch_bytes(kernel, self.threads(), across, waits, m, n, SLICE) + 4 * m * n,
         };
         layouts.iter().map(bytes).max().unwrap_or(0)
     }
@@ -134,6 +136,7 @@ impl Cpu {
             match &mut out {
                 Out::F32(out) => convert::to_f32(self.isa, &mut out[i * k..][..k], w, id as usize * k),
                 Out::Bf16(out) => convert::to_bf16(self.isa, &mut out[i * k..][..k], w, id as usize * k),
+                Out::F16(out) => convert::to_f16(self.isa, &mut out[i * k..][..k], w, id as usize * k),
             }
         }
     }
@@ -202,6 +205,7 @@ impl Cpu {
                 match &mut out {
                     Out::F32(out) => out.fill(0.0),
                     Out::Bf16(out) => out.fill(crate::bf16::ZERO),
+                    Out::F16(out) => out.fill(crate::f16::ZERO),
                 }
             }
             return;
@@ -253,6 +257,7 @@ impl<'a> From<In<'a>> for Mat<'a> {
         match x {
             In::F32(x) => Mat::F32(x),
             In::Bf16(x) => Mat::Bf16(x),
+            In::F16(x) => Mat::F16(x),
         }
     }
 }

@@ -67,7 +67,11 @@ impl Stored {
         }
     }
     fn input(&self) -> In<'_> {
-        if self.kind == Kind::Bf16 { In::Bf16(&self.bf16) } else { In::F32(&self.f32) }
+        match self.kind {
+            Kind::Bf16 => In::Bf16(&self.bf16),
+            Kind::F16 => In::F16(&self.f16),
+            _ => In::F32(&self.f32),
+        }
     }
 }
 
@@ -75,7 +79,8 @@ struct Case {
     layout: Layout,
     x: Kind,
     w: Kind,
-    out_bf16: bool,
+    /// Storage of the result, not quantised.
+    out: Kind,
     accumulate: bool,
     m: usize,
     n: usize,
@@ -84,7 +89,7 @@ struct Case {
 
 /// The result, and on demand the exact one with the bound on their difference, for each element.
 fn run(cpu: &Cpu, case: &Case, reference: bool) -> (Vec<f32>, Vec<f64>, Vec<f64>) {
-    let &Case { layout, x, w, out_bf16, accumulate, m, n, k } = case;
+    let &Case { layout, x, w, out: kind, accumulate, m, n, k } = case;
     // (left operand, right operand, result) as the layout has them.
     let (l_len, r_len, rows, cols, sum) = match layout {
         Layout::Nt => (m * k, n * k, m, n, k),
@@ -92,20 +97,26 @@ fn run(cpu: &Cpu, case: &Case, reference: bool) -> (Vec<f32>, Vec<f64>, Vec<f64>
         Layout::Tn => (m * n, m * k, n, k, m),
     };
     let (left, right) = (Stored::new(l_len, x, 1), Stored::new(r_len, w, 2));
-    let old = Stored::new(rows * cols, if out_bf16 { Kind::Bf16 } else { Kind::F32 }, 3);
-    let (mut out, mut half) = (old.f32.clone(), old.bf16.clone());
+    let old = Stored::new(rows * cols, kind, 3);
+    let (mut out, mut bf16, mut f16) = (old.f32.clone(), old.bf16.clone(), old.f16.clone());
     match layout {
         Layout::Tn => cpu.matmul_tn(&mut out, left.input(), right.input(), accumulate, m, n, k),
         _ => {
-            let o = if out_bf16 { Out::Bf16(&mut half) } else { Out::F32(&mut out) };
+            let o = match kind {
+                Kind::Bf16 => Out::Bf16(&mut bf16),
+                Kind::F16 => Out::F16(&mut f16),
+                _ => Out::F32(&mut out),
+            };
             match layout {
                 Layout::Nt => cpu.matmul_nt(o, left.input(), right.mat(), accumulate, m, n, k),
                 _ => cpu.matmul_nn(o, left.input(), right.mat(), accumulate, m, n, k),
             }
         }
     }
-    if out_bf16 {
-        out = half.iter().map(|v| v.to_f32()).collect();
+    match kind {
+        Kind::Bf16 => out = bf16.iter().map(|v| v.to_f32()).collect(),
+        Kind::F16 => out = f16.iter().map(|v| v.to_f32()).collect(),
+        _ => {}
     }
     if !reference {
         return (out, vec![], vec![]);
@@ -134,7 +145,12 @@ fn run(cpu: &Cpu, case: &Case, reference: bool) -> (Vec<f32>, Vec<f64>, Vec<f64>
             // Each of `sum` additions rounds once (Higham 2002, §3.1).
             let mut b = size * (sum as f64 + 2.0) * 2f64.powi(-24) + 1e-30;
             b += if rounds_w { size * 2f64.powi(-8) } else { 0.0 };
-            b += if out_bf16 { total.abs() * 2f64.powi(-8) } else { 0.0 };
+            b += match kind {
+                Kind::Bf16 => total.abs() * 2f64.powi(-8),
+                // Half a step, also below the smallest normal number.
+                Kind::F16 => total.abs() * 2f64.powi(-11) + 2f64.powi(-25),
+                _ => 0.0,
+            };
             exact[i * cols + j] = total;
             bound[i * cols + j] = b;
         }
@@ -143,8 +159,8 @@ fn run(cpu: &Cpu, case: &Case, reference: bool) -> (Vec<f32>, Vec<f64>, Vec<f64>
 }
 
 fn check(isa: Isa, case: &Case) {
-    let Case { layout, x, w, out_bf16, accumulate, m, n, k } = case;
-    let name = format!("{isa:?} {layout:?} {x:?}·{w:?} bf16 out {out_bf16}, accumulate {accumulate}, ({m},{n},{k})");
+    let Case { layout, x, w, out, accumulate, m, n, k } = case;
+    let name = format!("{isa:?} {layout:?} {x:?}·{w:?}, out {out:?}, accumulate {accumulate}, ({m},{n},{k})");
     let (out, exact, bound) = run(&Cpu::with_isa(1, isa), case, true);
     for (i, ((a, e), b)) in out.iter().zip(&exact).zip(&bound).enumerate() {
         assert!((*a as f64 - e).abs() <= *b, "{name}: element {i} is {a}, exactly {e}, allowed {b:e}");
@@ -179,20 +195,15 @@ const SIZES: [(usize, usize, usize); 16] = [
 #[test]
 fn dense_products() {
     for isa in Isa::available() {
-        for (layout, x) in [
-            (Layout::Nt, Kind::F32),
-            (Layout::Nt, Kind::Bf16),
-            (Layout::Nn, Kind::F32),
-            (Layout::Nn, Kind::Bf16),
-            (Layout::Tn, Kind::F32),
-            (Layout::Tn, Kind::Bf16),
-        ] {
-            for (m, n, k) in SIZES {
-                for (out_bf16, accumulate) in [(false, false), (false, true), (true, false), (true, true)] {
-                    if out_bf16 && layout == Layout::Tn {
-                        continue;
+        for layout in [Layout::Nt, Layout::Nn, Layout::Tn] {
+            for (x, half) in [(Kind::F32, Kind::Bf16), (Kind::Bf16, Kind::Bf16), (Kind::F16, Kind::F16)] {
+                for (m, n, k) in SIZES {
+                    for (out, accumulate) in [(Kind::F32, false), (Kind::F32, true), (half, false), (half, true)] {
+                        if out != Kind::F32 && layout == Layout::Tn {
+                            continue;
+                        }
+                        check(isa, &Case { layout, x, w: x, out, accumulate, m, n, k });
                     }
-                    check(isa, &Case { layout, x, w: x, out_bf16, accumulate, m, n, k });
                 }
             }
         }
@@ -204,10 +215,11 @@ fn every_weight_storage() {
     let formats = QuantFormat::ALL.map(Kind::Quant);
     for isa in Isa::available() {
         for w in [Kind::F32, Kind::Bf16, Kind::F16].into_iter().chain(formats) {
-            for x in [Kind::F32, Kind::Bf16] {
+            for (x, half) in [(Kind::F32, Kind::Bf16), (Kind::Bf16, Kind::Bf16), (Kind::F16, Kind::F16)] {
                 for layout in [Layout::Nt, Layout::Nn] {
                     for (m, n, k) in [(1, 37, 256), (5, 19, 512), (40, 50, 512), (300, 9, 256), (19, 300, 256)] {
-                        check(isa, &Case { layout, x, w, out_bf16: m == 40, accumulate: m == 5, m, n, k });
+                        let out = if m == 40 { half } else { Kind::F32 };
+                        check(isa, &Case { layout, x, w, out, accumulate: m == 5, m, n, k });
                     }
                 }
             }
@@ -219,8 +231,8 @@ fn every_weight_storage() {
 fn long_sums_of_quantised_rows() {
     for isa in Isa::available() {
         let w = Kind::Quant(QuantFormat::Q4K);
-        for x in [Kind::F32, Kind::Bf16] {
-            let case = Case { layout: Layout::Nt, x, w, out_bf16: true, accumulate: true, m: 20, n: 33, k: 2816 };
+        for (x, out) in [(Kind::F32, Kind::Bf16), (Kind::Bf16, Kind::Bf16), (Kind::F16, Kind::F16)] {
+            let case = Case { layout: Layout::Nt, x, w, out, accumulate: true, m: 20, n: 33, k: 2816 };
             check(isa, &case);
         }
     }
@@ -230,11 +242,14 @@ fn long_sums_of_quantised_rows() {
 #[test]
 fn workspace_is_known_and_bounded() {
     let cpu = Cpu::new(2);
-    let small = cpu.matmul_workspace_bytes(64, 64, 64, true);
-    let large = cpu.matmul_workspace_bytes(2048, 1536, 576, true);
+    let small = cpu.matmul_workspace_bytes(64, 64, 64, In::Bf16(&[]));
+    let large = cpu.matmul_workspace_bytes(2048, 1536, 576, In::Bf16(&[]));
     assert!(small >= 64 * 64 * 2 && large >= 1536 * 576 * 2, "{small} {large}");
     assert!(large < 8 * 2048 * 1536, "{large}");
-    assert_eq!(cpu.matmul_workspace_bytes(0, 5, 5, false), 0);
+    assert!(
+        cpu.matmul_workspace_bytes(64, 64, 64, In::F16(&[])) > cpu.matmul_workspace_bytes(64, 64, 64, In::F32(&[]))
+    );
+    assert_eq!(cpu.matmul_workspace_bytes(0, 5, 5, In::F32(&[])), 0);
 }
 
 #[test]

@@ -123,6 +123,7 @@ impl<'a> From<Out<'a>> for Stored<'a> {
         match out {
             Out::F32(x) => Stored::F32(x),
             Out::Bf16(x) => Stored::Bf16(x),
+            Out::F16(_) => panic!("what is trained is stored as f32 or bf16"),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Activations, sums, casts, reductions and scatter.
 
-use ounce_kernels::{Act, Cpu, In, Isa, Out};
+use ounce_kernels::{Act, Cpu, In, Isa, Out, f16};
 
-use crate::{Buffer, SIZES, check, random, wide, zip};
+use crate::{Buffer, Kind, SIZES, check, random, wide, zip};
 
 const ACTS: [Act; 4] = [Act::Silu, Act::GeluTanh, Act::Gelu, Act::Relu];
 
@@ -45,8 +45,8 @@ fn activations_and_their_gradients() {
     for (m, c) in SIZES {
         let n = m * c;
         for a in ACTS {
-            check(&format!("{a:?} {m}x{c}"), 1.0, |cpu, half| {
-                let new = |seed| Buffer::random(n, seed, half);
+            check(&format!("{a:?} {m}x{c}"), 1.0, |cpu, kind| {
+                let new = |seed| Buffer::random(n, seed, kind);
                 let (x, up, dy) = (new(1), new(2), new(3));
                 let (mut y, mut dx, mut z, mut dgate, mut dup) = (new(4), new(4), new(4), new(4), new(4));
                 cpu.act(y.set(), x.get(), a);
@@ -92,8 +92,8 @@ fn activations_far_from_zero() {
 fn sums_scales_and_casts() {
     for (m, c) in SIZES {
         let n = m * c;
-        check(&format!("sums {m}x{c}"), 4.0, |cpu, half| {
-            let (a, b, bias) = (Buffer::random(n, 1, half), Buffer::random(n, 2, false), random(c, 3));
+        check(&format!("sums {m}x{c}"), 4.0, |cpu, kind| {
+            let (a, b, bias) = (Buffer::random(n, 1, kind), Buffer::random(n, 2, Kind::F32), random(c, 3));
             let mut outs: Vec<Buffer> = (0..5).map(|_| a.clone()).collect();
             cpu.add(outs[0].set(), a.get(), b.get());
             cpu.add_scaled(outs[1].set(), b.get(), 0.3);
@@ -112,8 +112,8 @@ fn sums_scales_and_casts() {
             outs.iter().map(Buffer::f64).zip(want).collect()
         });
         // Sums over rows and of squares: the floor is the size of the terms' sum.
-        check(&format!("reductions {m}x{c}"), 2.0 * m.max(1) as f64, |cpu, half| {
-            let x = Buffer::random(n, 1, half);
+        check(&format!("reductions {m}x{c}"), 2.0 * m.max(1) as f64, |cpu, kind| {
+            let x = Buffer::random(n, 1, kind);
             let (mut sum, mut more) = (vec![9.0; c], random(c, 2));
             let start = wide(&more);
             cpu.sum_rows(&mut sum, x.get(), false, m, c);
@@ -132,18 +132,46 @@ fn sums_scales_and_casts() {
     }
 }
 
+/// Every f16 there is, and f32 around the middle between each two of them, above the largest and below the smallest.
+#[test]
+fn f16_is_widened_exactly_and_rounded_to_the_nearest_even() {
+    let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+    let positive = &all[..=f16::INFINITY.to_bits() as usize];
+    let between = positive.windows(2).flat_map(|two| {
+        let (low, high) = (two[0].to_f32(), if two[1].is_finite() { two[1].to_f32() } else { 65536.0 });
+        [0.25, 0.5, 0.75].map(|part| low + (high - low) * part)
+    });
+    let x: Vec<f32> = between.chain([1e9, 1e-9, f32::MAX, f32::INFINITY]).flat_map(|x| [x, -x]).collect();
+    for isa in Isa::available() {
+        let cpu = Cpu::with_isa(1, isa);
+        let mut wide = vec![0f32; all.len()];
+        cpu.scale(Out::F32(&mut wide), In::F16(&all), 1.0);
+        for (wide, x) in wide.iter().zip(&all) {
+            assert!(*wide == x.to_f32() || wide.is_nan() && x.is_nan(), "{isa:?}: {wide} of {x:?}");
+        }
+        let mut narrow = vec![f16::ZERO; x.len()];
+        cpu.scale(Out::F16(&mut narrow), In::F32(&x), 1.0);
+        for (narrow, x) in narrow.iter().zip(&x) {
+            assert_eq!(narrow.to_bits(), f16::from_f32(*x).to_bits(), "{isa:?}: {x:e}");
+        }
+        let mut nan = [f16::ZERO; 5];
+        cpu.scale(Out::F16(&mut nan), In::F32(&[f32::NAN; 5]), 1.0);
+        assert!(nan.iter().all(|x| x.is_nan()), "{isa:?}");
+    }
+}
+
 #[test]
 fn non_finite_elements_are_found_wherever_they_are() {
     for isa in Isa::available() {
         let cpu = Cpu::with_isa(2, isa);
-        for half in [false, true] {
+        for kind in Kind::ALL {
             for n in [1, 15, 16, 100, 40000] {
                 let x = random(n, 1);
-                assert!(cpu.all_finite(Buffer::new(&x, half).get()));
+                assert!(cpu.all_finite(Buffer::new(&x, kind).get()));
                 for (at, bad) in [(0, f32::NAN), (n / 2, f32::INFINITY), (n - 1, f32::NEG_INFINITY)] {
                     let mut x = x.clone();
                     x[at] = bad;
-                    assert!(!cpu.all_finite(Buffer::new(&x, half).get()), "{bad} at {at} of {n}, {isa:?}");
+                    assert!(!cpu.all_finite(Buffer::new(&x, kind).get()), "{bad} at {at} of {n}, {isa:?}");
                 }
             }
         }
@@ -154,8 +182,8 @@ fn non_finite_elements_are_found_wherever_they_are() {
 fn rows_are_scattered_in_order() {
     for c in [1, 7, 33, 576] {
         let ids = [3, 0, 3, 1, 3, 0];
-        check(&format!("scatter {c}"), 8.0, |cpu, half| {
-            let (x, mut out) = (Buffer::random(ids.len() * c, 1, half), random(4 * c, 2));
+        check(&format!("scatter {c}"), 8.0, |cpu, kind| {
+            let (x, mut out) = (Buffer::random(ids.len() * c, 1, kind), random(4 * c, 2));
             let mut want = wide(&out);
             cpu.scatter_add_rows(&mut out, &ids, x.get(), c);
             for (i, x) in x.f64().iter().enumerate() {

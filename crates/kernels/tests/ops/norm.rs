@@ -36,9 +36,9 @@ fn norms() {
         // Differences are quadratic in c: the widest rows are checked in the forward direction only.
         let backward = c < 600;
         let m = m.min(6);
-        check(&format!("norms {m}x{c}"), 8.0, |cpu, half| {
+        check(&format!("norms {m}x{c}"), 8.0, |cpu, kind| {
             let n = m * c;
-            let new = |seed| Buffer::random(n, seed, half);
+            let new = |seed| Buffer::random(n, seed, kind);
             let (x, x2, dy, w, b) = (new(1), new(2), new(3), random(c, 4), random(c, 5));
             let (mut rstd, mut mu, mut rstd2, mut rstd3) = (vec![0.0; m], vec![0.0; m], vec![0.0; m], vec![0.0; m]);
             let (mut y, mut z, mut sum, mut out) = (new(6), new(6), new(6), new(6));
@@ -96,14 +96,14 @@ fn norms() {
 #[test]
 fn rope_turns_and_turns_back() {
     for (heads, d, rot) in [(1, 2, 2), (3, 7, 4), (2, 33, 32), (3, 64, 64), (2, 80, 40)] {
-        check(&format!("rope {heads}x{d}, {rot} turned"), 4.0, |cpu, half| {
+        check(&format!("rope {heads}x{d}, {rot} turned"), 4.0, |cpu, kind| {
             let (m, positions) = (9, [0u32, 5, 1, 2, 19, 3, 3, 7, 11]);
             let angles: Vec<f64> = (0..20 * rot / 2)
                 .map(|i| (i / (rot / 2)) as f64 * 10000f64.powf(-2.0 * (i % (rot / 2)) as f64 / rot as f64))
                 .collect();
             let cos: Vec<f32> = angles.iter().map(|x| x.cos() as f32).collect();
             let sin: Vec<f32> = angles.iter().map(|x| x.sin() as f32).collect();
-            let x = Buffer::random(m * heads * d, 1, half);
+            let x = Buffer::random(m * heads * d, 1, kind);
             let (mut y, mut z, mut back) = (x.clone(), x.clone(), x.clone());
             cpu.rope(y.set(), x.get(), &cos, &sin, &positions, heads, d, rot, false);
             cpu.rope_inplace(z.set(), &cos, &sin, &positions, heads, d, rot, false);

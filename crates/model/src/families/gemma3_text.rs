@@ -87,6 +87,7 @@ impl Family for Gemma3 {
         let scale = match elem {
             Elem::F32 => self.embed_scale,
             Elem::Bf16 => ounce_tensor::kernels::bf16::from_f32(self.embed_scale).to_f32(),
+            Elem::F16 => ounce_tensor::kernels::f16::from_f32(self.embed_scale).to_f32(),
         };
         g.embedding(self.embed, &rows.ids, scale, elem)
     }

@@ -23,6 +23,7 @@ fn copy_cols(device: &Device, to: &mut Tensor, to_col: usize, from: &Tensor, fro
     device.run(Cost::elementwise(from.rows() * c, 2 * from.elem().bytes()), |_| match from.elem() {
         Elem::F32 => copy(to.f32_mut(), to_cols, to_col, from.f32(), from_cols, from_col, c),
         Elem::Bf16 => copy(to.bf16_mut(), to_cols, to_col, from.bf16(), from_cols, from_col, c),
+        Elem::F16 => copy(to.f16_mut(), to_cols, to_col, from.f16(), from_cols, from_col, c),
     });
 }
 
