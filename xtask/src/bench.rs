@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::{fetch, place, proc};
 
 mod cores;
+mod curves;
 mod decode;
 mod forecast;
 mod kernels;
@@ -27,22 +28,25 @@ const QUIET_CORES: f64 = 0.2;
 pub fn run(what: &str, args: &[&str]) -> Result<(), String> {
     let options = Options::parse(args)?;
     let peers = Peers::from_environment()?;
-    let (name, text) = match what {
-        "train" => ("bench train", train::run(&options, &peers)?),
-        "decode" => ("bench decode", decode::run(&options, &peers)?),
-        "forecast" => ("bench forecast", forecast::run(&options, &peers)?),
-        "kernels" => ("bench kernels", kernels::run(&options, &peers)?),
-        "cores" => ("bench cores", cores::run(&options, &peers)?),
-        other => return Err(format!("there is no benchmark `{other}`: kernels, train, decode, cores or forecast")),
+    let (page, text) = match what {
+        "train" => (PAGE, train::run(&options, &peers)?),
+        "decode" => (PAGE, decode::run(&options, &peers)?),
+        "forecast" => (PAGE, forecast::run(&options, &peers)?),
+        "kernels" => (PAGE, kernels::run(&options, &peers)?),
+        "cores" => (PAGE, cores::run(&options, &peers)?),
+        "curves" => ("docs/PRECISION.md", curves::run(&options, &peers)?),
+        other => {
+            return Err(format!("there is no benchmark `{other}`: kernels, train, decode, cores, forecast or curves"));
+        }
     };
     let command = [&["PEERS=… cargo xtask bench", what], args].concat().join(" ");
     let text = format!("`{command}`\n\n{text}");
     println!("\n{text}");
     if options.write {
-        let path = place::workspace().join(PAGE);
-        let page = fs::read_to_string(&path).map_err(|e| format!("cannot read {PAGE}: {e}"))?;
-        fetch::write_whole(&path, table::replaced(&page, name, &text)?.as_bytes())?;
-        println!("written into {PAGE}");
+        let path = place::workspace().join(page);
+        let old = fs::read_to_string(&path).map_err(|e| format!("cannot read {page}: {e}"))?;
+        fetch::write_whole(&path, table::replaced(&old, &format!("bench {what}"), &text)?.as_bytes())?;
+        println!("written into {page}");
     }
     Ok(())
 }

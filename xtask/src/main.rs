@@ -33,8 +33,9 @@ usage: cargo xtask <chore>
   bench decode      speed and memory of one sequence beside llama.cpp, also there
   bench cores       training and decoding on one core, on two, and with one of two taken by another process
   bench forecast    what `ounce tune` forecasts beside what it then takes
-                    flags: --write (into docs/BENCHMARKS.md) --quick --compile --rounds --threads
-                    train: --batch --length --steps; decode: --prompt --tokens --runs; cores: both
+  bench curves      losses of every precision mode beside those of f32 (an hour)
+                    flags: --write (into docs/BENCHMARKS.md or docs/PRECISION.md) --quick --compile --rounds --threads
+                    train, curves: --batch --length --steps; decode: --prompt --tokens --runs; cores: both
 
 environment: OUNCE_ASSETS is the folder of the fetched files (default: assets in the workspace)";
 

@@ -23,6 +23,16 @@ pub enum Event {
         loss_tokens: usize,
         step_s: f64,
         memory_bytes: usize,
+        /// Of f16 activations: what the loss was multiplied by.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        loss_scale: Option<f64>,
+    },
+    /// A step without an update: scaled gradients did not fit into f16.
+    Skipped {
+        step: usize,
+        why: String,
+        /// From the next step on.
+        loss_scale: f64,
     },
     Eval {
         step: usize,

@@ -175,6 +175,8 @@ pub enum Compute {
     F32,
     #[default]
     Bf16,
+    /// With a dynamic loss scale (Micikevicius et al. 2018).
+    F16,
 }
 
 /// What the updates of full tuning are added to.

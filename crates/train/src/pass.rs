@@ -33,10 +33,11 @@ pub(crate) fn policies(blocks: usize, activations: &[Policy]) -> Vec<Policy> {
     ends.clone().chain((0..blocks).map(policy)).chain(ends).collect()
 }
 
-/// A batch for the model: the loss is the mean over `loss_tokens` tokens.
-pub(crate) fn rows_of(batch: &Batch, loss_tokens: usize, first_row: u64) -> Rows {
+/// A batch for the model: the loss is `scale` times the mean over `loss_tokens` tokens. The scale is in the weights of the
+/// rows, so that it is there before anything of the backward pass is rounded: the first gradients come with the logits.
+pub(crate) fn rows_of(batch: &Batch, loss_tokens: usize, first_row: u64, scale: f64) -> Rows {
     let mut rows = Rows::whole(batch.ids.clone(), &batch.bounds);
-    let weight = 1.0 / loss_tokens.max(1) as f32;
+    let weight = scale as f32 / loss_tokens.max(1) as f32;
     let weights: Arc<[f32]> = batch.weights.iter().map(|w| w * weight).collect();
     rows.loss = Some(Loss { targets: batch.targets.as_slice().into(), weights });
     rows.first_row = first_row;

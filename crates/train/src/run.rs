@@ -16,7 +16,8 @@ use crate::checkpoint::{self, CheckpointError};
 use crate::report::{ReportError, Reporter};
 use crate::resident;
 use crate::state::{self, Progress, StateError};
-use crate::trainer::{NonFinite, StepError, Trainer};
+use crate::step::{NonFinite, StepError, StepResult};
+use crate::trainer::Trainer;
 use crate::vfs::Vfs;
 
 /// What ended a run before its time.
@@ -148,7 +149,10 @@ impl Run<'_> {
             progress.train_s += step_s;
             times.push(step_s);
             rates.push(done.tokens as f64 / step_s);
-            if step.is_multiple_of(self.recipe.log_every.max(1)) || step == steps {
+            let loss_scale = self.trainer.loss_scale.map(|scale| scale.factor);
+            if done.skipped {
+                say(skipped(step, done, loss_scale), &mut reporter)?;
+            } else if step.is_multiple_of(self.recipe.log_every.max(1)) || step == steps {
                 let event = Event::Step {
                     step,
                     loss: done.loss,
@@ -158,6 +162,7 @@ impl Run<'_> {
                     loss_tokens: done.loss_tokens,
                     step_s,
                     memory_bytes: resident::peak_bytes(),
+                    loss_scale,
                 };
                 say(event, &mut reporter)?;
             }
@@ -246,6 +251,7 @@ impl Run<'_> {
         self.trainer.check_finite(progress.step)?;
         progress.log_bytes = reporter.sync()?;
         progress.cursor = Some(self.batches.cursor());
+        progress.loss_scale = self.trainer.loss_scale;
         let keep = self.recipe.save_limit;
         let saved = state::save(self.vfs, self.dir, &self.recipe_hash, &self.trainer, progress, keep)?;
         for text in saved.warnings {
@@ -264,6 +270,15 @@ impl Run<'_> {
         let epoch_steps = self.batches.steps_per_epoch().div_ceil(self.recipe.gradient_accumulation.max(1));
         Event::Start { step, steps, epoch_steps, trainable: trained, total_params: total }
     }
+}
+
+/// What became of a step whose gradients did not fit into f16.
+fn skipped(step: usize, done: StepResult, loss_scale: Option<f64>) -> Event {
+    let why = match done.loss.is_finite() {
+        true => format!("the gradient norm is {}", done.grad_norm),
+        false => format!("the loss is {}", done.loss),
+    };
+    Event::Skipped { step, why, loss_scale: loss_scale.expect("steps are skipped for the sake of the scale") }
 }
 
 fn due(step: usize, every: usize) -> bool {

@@ -149,7 +149,17 @@ mod tests {
         for (i, &loss) in losses.iter().enumerate() {
             let (grad_norm, learning_rate, tokens, loss_tokens, step_s, memory_bytes) = (1.0, 1e-4, 10, 5, 0.1, 100);
             let step = i + 1;
-            let event = Event::Step { step, loss, grad_norm, learning_rate, tokens, loss_tokens, step_s, memory_bytes };
+            let event = Event::Step {
+                step,
+                loss,
+                grad_norm,
+                learning_rate,
+                tokens,
+                loss_tokens,
+                step_s,
+                memory_bytes,
+                loss_scale: None,
+            };
             reporter.on_event(&event).unwrap();
         }
         if let Some(reason) = end {

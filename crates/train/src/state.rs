@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::tensors::{self, Data, DataMut, Tensor, TensorsError};
 use crate::checkpoint::{self, Blob, CheckpointError, Saved, Snapshot};
+use crate::scale::LossScale;
 use crate::trainer::Trainer;
 use crate::vfs::Vfs;
 
@@ -34,6 +35,9 @@ pub struct Progress {
     /// The evaluation after this step is still to be done: a signal broke it off.
     #[serde(default)]
     pub eval_pending: bool,
+    /// Of a run with f16 activations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// Length of the metrics log.
     pub log_bytes: u64,
     pub cursor: Option<Cursor>,
@@ -101,6 +105,7 @@ pub fn restore(
     if let Some(cursor) = &progress.cursor {
         batches.restore(cursor)?;
     }
+    trainer.loss_scale = progress.loss_scale;
     checkpoint::discard_after(vfs, dir, progress.step)?;
     Ok(Some((progress, loaded.warnings)))
 }
@@ -152,6 +157,7 @@ fn fill_params(bytes: &[u8], trainer: &mut Trainer) -> Result<(), TensorsError> 
         let values = match trainer.tensor_mut(p).output() {
             Out::F32(values) => DataMut::F32(values),
             Out::Bf16(values) => DataMut::Bf16(values),
+            Out::F16(_) => unreachable!("trained parameters are f32 or bf16"),
         };
         if let Err(e) = saved.fill(&mut [(name, values)]) {
             problems.extend(e.problems);
@@ -186,6 +192,7 @@ fn params(trainer: &Trainer) -> Vec<Tensor<'_>> {
         let data = match tensor.input() {
             In::F32(values) => Data::F32(values),
             In::Bf16(values) => Data::Bf16(values),
+            In::F16(_) => unreachable!("trained parameters are f32 or bf16"),
         };
         Tensor { name, shape: vec![tensor.rows(), tensor.cols()], data }
     };

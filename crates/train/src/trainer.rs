@@ -16,6 +16,8 @@ use ounce_tensor::{
 };
 
 use crate::pass::{from_loss, policies, rows_of, scalar, stage};
+use crate::scale::LossScale;
+use crate::step::{NonFinite, StepError, StepResult};
 use crate::update::{Updates, sum_squares};
 
 /// A model in training.
@@ -25,6 +27,8 @@ pub struct Trainer {
     /// The trained parameters, in the order of everything that is saved.
     pub trained: Vec<ParamId>,
     pub states: Vec<State>,
+    /// Where activations are f16.
+    pub loss_scale: Option<LossScale>,
     optimizer: Box<dyn Optimizer>,
     gradients: Gradients,
     sink: Accumulate,
@@ -36,30 +40,6 @@ pub struct Trainer {
     seed: u64,
     /// Examples of the last step's batches.
     examples: Vec<u32>,
-}
-
-/// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepResult {
-    /// Mean over the tokens that bear loss.
-    pub loss: f64,
-    pub grad_norm: f64,
-    pub tokens: usize,
-    pub loss_tokens: usize,
-}
-
-/// A loss or a gradient that is not a number, before an update; or a parameter, after one. Nothing of it was saved.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error(
-    "step {step}: the {what} is {value}; the examples of the batch are {examples:?}; nothing of this step was saved"
-)]
-pub struct NonFinite {
-    pub step: usize,
-    /// `loss`, `gradient norm` (also `of` a parameter), or a parameter's name.
-    pub what: String,
-    pub value: f64,
-    /// Of the step's batches, as indices into the data set; empty if the step was done by another process.
-    pub examples: Vec<u32>,
 }
 
 /// What a step knows of one of its batches.
@@ -75,17 +55,6 @@ struct Place {
 struct Updated {
     sums: Vec<f64>,
     bad: Option<(usize, f64)>,
-}
-
-/// A step that was not done.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum StepError {
-    #[error(transparent)]
-    NonFinite(#[from] NonFinite),
-    /// Streamed weights that could not be read, or offloaded activations that could not be written or read back. As with a
-    /// gradient that is not finite, nothing was updated, unless updates are made during the backward pass.
-    #[error(transparent)]
-    Read(#[from] ReadError),
 }
 
 impl Trainer {
@@ -118,6 +87,7 @@ impl Trainer {
             true => Vec::new(),
             false => trained.iter().map(|p| optimizer.init(elements(p))).collect(),
         };
+        let loss_scale = (elem == Elem::F16).then(LossScale::default);
         let device = device.clone();
         let (micro_batch_tokens, examples) = (0, Vec::new());
         Trainer {
@@ -125,6 +95,7 @@ impl Trainer {
             model,
             trained,
             states,
+            loss_scale,
             optimizer,
             gradients,
             sink,
@@ -178,7 +149,7 @@ impl Trainer {
                         sum_squares(&self.device, self.sink.grad(p).expect("trained"));
                     });
                     if self.device.is_dry() {
-                        self.update(1, 0.0, 0.0);
+                        self.update(1, 1, 0.0, 0.0);
                     }
                 }
                 Gradients::UpdateNow => {
@@ -197,7 +168,8 @@ impl Trainer {
     /// # Errors
     /// A loss or gradient that is not finite. Where gradients are accumulated nothing is updated then. Where they are not, the
     /// loss is known before the backward pass and each gradient is looked at before its update, but parameters nearer to the
-    /// loss have been updated: only a checkpoint leads back.
+    /// loss have been updated: only a checkpoint leads back. With a loss scale that can still be halved it is no error: the
+    /// step is skipped.
     pub fn step(
         &mut self,
         batches: &[Batch],
@@ -211,7 +183,8 @@ impl Trainer {
         self.examples = batches.iter().flat_map(|b| b.examples.iter().copied()).collect();
         let place = Place { step, first_row, loss_tokens };
         if self.gradients == Gradients::UpdateNow {
-            assert!(batches.len() == 1 && max_grad_norm == 0.0, "update_now: the recipe's check lets neither through");
+            let allowed = batches.len() == 1 && max_grad_norm == 0.0 && self.loss_scale.is_none();
+            assert!(allowed, "update_now: the recipe's check lets none of these through");
             let (loss, updated) = self.pass_and_update(&batches[0], place, lr, true)?;
             if !loss.is_finite() {
                 return Err(self.bad(step, "loss", loss).into());
@@ -221,23 +194,48 @@ impl Trainer {
                 return Err(self.bad(step, &format!("gradient norm of {name}"), sum.sqrt()).into());
             }
             let grad_norm = updated.sums.iter().sum::<f64>().sqrt();
-            return Ok(StepResult { loss, grad_norm, tokens, loss_tokens });
+            return Ok(StepResult { loss, grad_norm, tokens, loss_tokens, skipped: false });
         }
         self.sink.clear(&self.device);
         let (mut loss, mut row) = (0.0, first_row);
         for batch in batches {
             loss += self.accumulate(batch, Place { first_row: row, ..place })?;
             if !loss.is_finite() {
-                return Err(self.bad(step, "loss", loss).into());
+                break;
             }
             row += batch.tokens() as u64;
         }
+        let clipped = match loss.is_finite() {
+            true => self.clip(max_grad_norm).map_err(|norm| ("gradient norm", norm)),
+            false => Err(("loss", loss)),
+        };
+        let done = |grad_norm, skipped| StepResult { loss, grad_norm, tokens, loss_tokens, skipped };
+        match (clipped, &mut self.loss_scale) {
+            (Ok(clipped), scale) => {
+                // Adam's correction counts updates.
+                let update = step - scale.map_or(0, |s| s.skipped);
+                scale.iter_mut().for_each(LossScale::step_done);
+                self.update(step, update, lr, clipped.grad_scale);
+                Ok(done(clipped.norm, false))
+            }
+            (Err((_, value)), Some(scale)) if scale.skip() => Ok(done(value, true)),
+            (Err((what, value)), Some(_)) => {
+                Err(self.bad(step, &format!("{what}, with a loss scale of 1,"), value).into())
+            }
+            (Err((what, value)), None) => Err(self.bad(step, what, value).into()),
+        }
+    }
+
+    /// The norm of the accumulated gradients and what to multiply them by; the norm if it is not finite.
+    fn clip(&self, max_grad_norm: f32) -> Result<clip::Clip, f64> {
         let gradient = |p: &ParamId| sum_squares(&self.device, self.sink.grad(*p).expect("trained"));
         let sums: Vec<f64> = self.trained.iter().map(gradient).collect();
-        let clipped =
-            clip::global_norm(sums, 1.0, max_grad_norm).map_err(|e| self.bad(step, "gradient norm", e.norm))?;
-        self.update(step, lr, clipped.grad_scale);
-        Ok(StepResult { loss, grad_norm: clipped.norm, tokens, loss_tokens })
+        clip::global_norm(sums, 1.0 / self.scale(), max_grad_norm).map_err(|e| e.norm)
+    }
+
+    /// What the loss is multiplied by before the backward pass.
+    fn scale(&self) -> f64 {
+        self.loss_scale.map_or(1.0, |scale| scale.factor)
     }
 
     /// Whether everything that is trained is a number, after `step`.
@@ -246,6 +244,7 @@ impl Trainer {
             let bad = match self.tensor(p).input() {
                 In::F32(values) => values.iter().copied().find(|v| !v.is_finite()),
                 In::Bf16(values) => values.iter().find(|v| !v.is_finite()).map(|v| v.to_f32()),
+                In::F16(_) => unreachable!("trained parameters are f32 or bf16"),
             };
             if let Some(value) = bad {
                 return Err(self.bad(step, &self.model.params[p].name, f64::from(value)));
@@ -260,7 +259,7 @@ impl Trainer {
 
     /// Sum of cross-entropies and number of tokens that bear loss, without dropout or gradients.
     pub fn evaluate(&self, batch: &Batch) -> Result<(f64, usize), ReadError> {
-        let (rows, count) = (rows_of(batch, 1, 0), batch.loss_tokens());
+        let (rows, count) = (rows_of(batch, 1, 0, 1.0), batch.loss_tokens());
         let policies = vec![Policy::Recompute; self.policies.len()];
         let training = Training { family: &*self.model.family, elem: self.elem };
         let range = 0..self.model.segments();
@@ -310,13 +309,14 @@ impl Trainer {
     }
 
     fn accumulate_part(&mut self, part: &Batch, place: Place) -> Result<f64, ReadError> {
+        let scale = self.scale();
         let Trainer { device, model, sink, offload, .. } = self;
         let training = Training { family: &*model.family, elem: self.elem };
         let random = Random { seed: self.seed, step: place.step as u64 };
         let stage = stage(&training, &self.policies, &self.wanted, random, offload.as_ref());
-        let rows = rows_of(part, place.loss_tokens, place.first_row);
+        let rows = rows_of(part, place.loss_tokens, place.first_row, scale);
         let pass = stage.forward(device, &model.params, &rows, Vec::new())?;
-        let loss = scalar(&pass.outputs[0], device);
+        let loss = scalar(&pass.outputs[0], device) / scale;
         if loss.is_finite() {
             stage.backward(device, &mut model.params, sink, &rows, pass, from_loss(device))?;
         }
@@ -336,7 +336,7 @@ impl Trainer {
         let training = Training { family: &*model.family, elem: self.elem };
         let random = Random { seed: self.seed, step: place.step as u64 };
         let stage = stage(&training, &self.policies, &self.wanted, random, offload.as_ref());
-        let rows = rows_of(batch, place.loss_tokens, place.first_row);
+        let rows = rows_of(batch, place.loss_tokens, place.first_row, 1.0);
         let mut updated = Updated { sums: vec![0.0; trained.len()], bad: None };
         let pass = stage.forward(device, &model.params, &rows, Vec::new())?;
         let loss = scalar(&pass.outputs[0], device);
@@ -365,11 +365,11 @@ impl Trainer {
         Ok((loss, updated))
     }
 
-    /// Updates every parameter by the accumulated gradients.
-    fn update(&mut self, step: usize, lr: f64, grad_scale: f32) {
+    /// Updates every parameter by the accumulated gradients, for the `update`-th time in this run.
+    fn update(&mut self, step: usize, update: usize, lr: f64, grad_scale: f32) {
         let Trainer { device, model, sink, trained, states, .. } = self;
         let random = Random { seed: self.seed, step: step as u64 };
-        let mut updates = Updates { device, optimizer: &*self.optimizer, trained, states, step, lr, random };
+        let mut updates = Updates { device, optimizer: &*self.optimizer, trained, states, step: update, lr, random };
         for (i, &p) in trained.iter().enumerate() {
             updates.apply(i, &mut model.params[p].weight, sink.grad(p).expect("trained"), grad_scale);
         }

@@ -10,6 +10,7 @@ pub(crate) struct Updates<'a> {
     pub trained: &'a [ParamId],
     /// One for each of `trained`; none on the dry device.
     pub states: &'a mut [State],
+    /// Updates of the run so far, this one counted.
     pub step: usize,
     pub lr: f64,
     pub random: Random,

@@ -40,6 +40,7 @@ fn every_mode_learns_as_f32_masters_do() {
                 full().pure_bf16("pure bf16"),
                 full().pure_bf16("").state(StateType::Bf16, "pure bf16, bf16 moments"),
                 full().update_now("update now"),
+                full().f16("f16"),
             ],
         ),
         (lora(), vec![lora().state(StateType::Block8, "8-bit"), lora().state(StateType::Bf16, "bf16 moments, lora")]),

@@ -31,6 +31,8 @@ fn cases() -> Vec<Case> {
         recomputing,
         Case::full(),
         Case::full().bf16("full, bf16"),
+        Case::lora().f16("lora, f16"),
+        Case::full().f16("full, f16").evaluating("full, f16, evaluating", 0),
         accumulating,
         unpacked,
         Case::lora().sgd().named("lora, sgd"),

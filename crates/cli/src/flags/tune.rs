@@ -65,7 +65,7 @@ pub struct Args {
     /// Longest example, tokens [default: 1024]
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<usize>,
-    /// Element type of the computation: bf16 or f32 [default: bf16]
+    /// Element type of the computation: bf16, f32 or f16 [default: bf16]
     #[arg(long, value_name = "TYPE")]
     pub compute: Option<String>,
     /// What full tuning updates: f32 weights, or none but bf16 ones [default: f32]

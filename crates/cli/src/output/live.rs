@@ -48,6 +48,9 @@ impl Live {
                 self.losses.push((*step as f64, *loss));
                 self.step(*step, *loss, *tokens as f64 / step_s, *memory_bytes);
             }
+            Event::Skipped { step, why, loss_scale } => {
+                self.say(&format!("step {step}: skipped, {why} in f16; the loss scale is {loss_scale} from here on"));
+            }
             Event::Eval { step, loss, tokens, best } => {
                 self.eval = Some(*loss);
                 let best = if *best { ", the best so far" } else { "" };

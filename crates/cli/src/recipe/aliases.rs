@@ -153,7 +153,7 @@ pub const FOREIGN: &[Foreign] = &[
     f("do_eval", &["true", "false"], "set eval_every and data.valid"),
     f("eval_strategy", &["no", "steps", "false"], "set eval_every, in steps"),
     f("save_strategy", &["steps", "no", "false"], "set save_every, in steps"),
-    f("fp16", &["false"], "compute is f32 or bf16: set compute: bf16"),
+    f("fp16", &["false"], "set compute: f16, whose loss scale is dynamic; bf16 needs none"),
     f("tf32", &[], "it is a setting of GPUs"),
     f("flash_attention", &[], "attention is always fused"),
     f("overwrite_output_dir", &["true", "false"], "a run is never overwritten: choose another out"),

@@ -110,7 +110,11 @@ pub const KEYS: &[Key] = &[
     key("epochs", number(ABOVE_0, 1e6), "passes over the data; ignored where max_steps is set"),
     key("max_steps", Kind::OptionalCount { min: 1 }, "updates to do; nothing: epochs decide"),
     key("max_grad_norm", number(0.0, 1e30), "limit of the gradient's norm; 0 turns clipping off"),
-    key("compute", Kind::Choice(&["f32", "bf16"]), "element type of activations and products"),
+    key(
+        "compute",
+        Kind::Choice(&["f32", "bf16", "f16"]),
+        "element type of activations and products; f16 scales the loss, and skips steps whose gradients it cannot hold",
+    ),
     key(
         "master_weights",
         Kind::Choice(&["f32", "none"]),

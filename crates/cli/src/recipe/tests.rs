@@ -135,6 +135,13 @@ fn what_cannot_go_together_is_refused_with_what_to_set() {
         ]
     );
     assert_eq!(
+        faults("gradients: update_now\nmax_grad_norm: 0\ncompute: f16\n"),
+        [
+            "recipe: gradients: update_now cannot take back what it has updated, and a step with compute: f16 may have to be \
+             skipped; set compute: bf16, whose range is that of f32, or gradients: accumulate"
+        ]
+    );
+    assert_eq!(
         faults("pure_bf16: true"),
         [
             "recipe: master_weights: none is for method: full; adapters are f32, and the base model stays as it is stored; \

@@ -1,7 +1,7 @@
 //! What is wrong with settings that are each in order: checks over the whole recipe, once all of its sources are in.
 
 use ounce_spec::Recipe;
-use ounce_spec::recipe::{Gradients, MasterWeights, Method};
+use ounce_spec::recipe::{Compute, Gradients, MasterWeights, Method};
 
 use super::Fault;
 
@@ -21,6 +21,14 @@ pub fn faults(recipe: &Recipe) -> Vec<Fault> {
             fault(
                 format!("gradients: update_now keeps no gradients, so {n} batches cannot be added up"),
                 "set gradient_accumulation: 1 (and a larger batch_size if memory allows), or gradients: accumulate",
+            );
+        }
+        if recipe.compute == Compute::F16 {
+            fault(
+                "gradients: update_now cannot take back what it has updated, and a step with compute: f16 may have to be \
+                 skipped"
+                    .into(),
+                "set compute: bf16, whose range is that of f32, or gradients: accumulate",
             );
         }
         if recipe.max_grad_norm > 0.0 {

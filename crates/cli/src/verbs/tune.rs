@@ -242,7 +242,7 @@ fn not_a_number(error: &NonFinite, dir: &Path, origins: &Origins) -> CliError {
         None => "nothing of this step was saved, and there is no checkpoint yet".into(),
     })
     .help("lower the learning rate, or look at these rows with ounce data check")
-    .help("or compute in f32, in a new run: --compute f32")
+    .help("or compute in another type, in a new run: --compute f32 (or bf16, where f16 overflowed)")
 }
 
 /// Whether a full disk is behind an error.
@@ -259,7 +259,7 @@ fn disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 fn summarize(dir: &Path, recipe: &Recipe, outcome: &Outcome, plan: &Plan) -> Result<()> {
-    let summary = json!({
+    let mut summary = json!({
         "model": recipe.model,
         "method": recipe.method,
         "reason": outcome.reason,
@@ -276,6 +276,9 @@ fn summarize(dir: &Path, recipe: &Recipe, outcome: &Outcome, plan: &Plan) -> Res
         "forecast": plan,
         "version": env!("CARGO_PKG_VERSION"),
     });
+    if let Some(scale) = outcome.progress.loss_scale {
+        summary["loss_scale"] = json!({"last": scale.factor, "skipped_steps": scale.skipped});
+    }
     let length = std::fs::metadata(dir.join(METRICS)).map_or(0, |m| m.len());
     Reporter::resume(dir, length)
         .and_then(|mut reporter| reporter.finish(summary))
@@ -301,6 +304,9 @@ fn report(context: &Context, recipe: &Recipe, outcome: &Outcome, plan: &Plan, lo
         units::count(outcome.tokens_per_s.round()),
         units::bytes(outcome.peak_memory_bytes)
     ));
+    if let Some(scale) = outcome.progress.loss_scale {
+        out.note(format!("loss scale {}; {} skipped", scale.factor, crate::error::plural(scale.skipped, "step")));
+    }
     let off = |forecast: f64, actual: f64| format!("{:+.0} %", (forecast / actual.max(1e-9) - 1.0) * 100.0);
     out.note(format!(
         "forecast against actual: memory {} ({}), {} per step ({}), {} in all ({})",

@@ -16,6 +16,8 @@ pub struct Metrics {
     pub steps: Vec<StepPoint>,
     pub evals: Vec<EvalPoint>,
     pub notes: Vec<String>,
+    /// Steps without an update, and the loss scale after each.
+    pub skipped_steps: Vec<(usize, f64)>,
     pub end: Option<(usize, EndReason)>,
     /// Line number (from 1) and what is wrong with it.
     pub skipped: Vec<(usize, String)>,
@@ -43,6 +45,7 @@ pub struct StepPoint {
     pub loss_tokens: usize,
     pub step_s: f64,
     pub memory_bytes: usize,
+    pub loss_scale: Option<f64>,
     /// Seconds since 1970.
     pub time: f64,
 }
@@ -87,6 +90,7 @@ fn parse_line(line: &str) -> Result<(Event, f64), String> {
             loss_tokens: count("loss_tokens")?,
             step_s: number("step_s")?,
             memory_bytes: count("memory_bytes")?,
+            loss_scale: value["loss_scale"].as_f64(),
         },
         Some("eval") => Event::Eval {
             step: count("step")?,
@@ -132,11 +136,29 @@ impl Metrics {
                 self.start = Some(StartPoint { step, steps, epoch_steps, trainable, total_params, time });
                 self.end = None;
             }
-            Event::Step { step, loss, grad_norm, learning_rate, tokens, loss_tokens, step_s, memory_bytes } => {
-                let point =
-                    StepPoint { step, loss, grad_norm, learning_rate, tokens, loss_tokens, step_s, memory_bytes, time };
-                self.steps.push(point);
-            }
+            Event::Step {
+                step,
+                loss,
+                grad_norm,
+                learning_rate,
+                tokens,
+                loss_tokens,
+                step_s,
+                memory_bytes,
+                loss_scale,
+            } => self.steps.push(StepPoint {
+                step,
+                loss,
+                grad_norm,
+                learning_rate,
+                tokens,
+                loss_tokens,
+                step_s,
+                memory_bytes,
+                loss_scale,
+                time,
+            }),
+            Event::Skipped { step, loss_scale, .. } => self.skipped_steps.push((step, loss_scale)),
             Event::Eval { step, loss, tokens, best } => self.evals.push(EvalPoint { step, loss, tokens, best, time }),
             Event::Note { ref text } => self.notes.push(text.clone()),
             Event::End { step, reason } => self.end = Some((step, reason)),
@@ -164,22 +186,21 @@ impl Metrics {
     /// # Errors
     /// Of `out`.
     pub fn write_csv(&self, out: &mut dyn io::Write) -> io::Result<()> {
-        writeln!(out, "step,loss,eval_loss,grad_norm,learning_rate,tokens,loss_tokens,step_s,memory_bytes,time")?;
+        writeln!(out, "step,loss,eval_loss,grad_norm,learning_rate,tokens,loss_tokens,step_s,memory_bytes,time,loss_scale")?;
         let mut evals = self.evals.iter().peekable();
         for p in &self.steps {
             // An evaluation before this step (before the first update) has a row of its own.
             while let Some(e) = evals.next_if(|e| e.step < p.step) {
-                writeln!(out, "{},,{},,,,,,,{}", e.step, e.loss, e.time)?;
+                writeln!(out, "{},,{},,,,,,,{},", e.step, e.loss, e.time)?;
             }
             let eval = evals.next_if(|e| e.step == p.step).map_or(String::new(), |e| e.loss.to_string());
-            let StepPoint { step, loss, grad_norm, learning_rate, tokens, loss_tokens, step_s, memory_bytes, time } = p;
-            writeln!(
-                out,
-                "{step},{loss},{eval},{grad_norm},{learning_rate},{tokens},{loss_tokens},{step_s},{memory_bytes},{time}"
-            )?;
+            let StepPoint { step, loss, grad_norm, learning_rate, tokens, loss_tokens, step_s, memory_bytes, .. } = p;
+            let (time, scale) = (p.time, p.loss_scale.map_or(String::new(), |s| s.to_string()));
+            write!(out, "{step},{loss},{eval},{grad_norm},{learning_rate},{tokens},{loss_tokens},")?;
+            writeln!(out, "{step_s},{memory_bytes},{time},{scale}")?;
         }
         for e in evals {
-            writeln!(out, "{},,{},,,,,,,{}", e.step, e.loss, e.time)?;
+            writeln!(out, "{},,{},,,,,,,{},", e.step, e.loss, e.time)?;
         }
         Ok(())
     }
@@ -205,6 +226,7 @@ mod tests {
             loss_tokens: 60,
             step_s: 0.25,
             memory_bytes: 1 << 20,
+            loss_scale: (step == 2).then_some(1024.0),
         }
     }
 
@@ -217,6 +239,7 @@ mod tests {
             Event::Eval { step: 1, loss: 3.25, tokens: 50, best: true },
             Event::Checkpoint { step: 1, path: "out/checkpoint-1".into() },
             step(2, f64::NAN),
+            Event::Skipped { step: 3, why: "the gradient norm is inf".into(), loss_scale: 512.0 },
             Event::End { step: 2, reason: EndReason::Interrupted },
         ];
         let text: String = events.iter().map(|e| line(e, 1000.1234) + "\n").collect();
@@ -225,6 +248,8 @@ mod tests {
         assert_eq!(read.skipped, []);
         assert_eq!((read.steps.len(), read.evals.len(), read.notes.len()), (2, 1, 1));
         assert_eq!(read.steps[0].loss, 3.5);
+        assert_eq!((read.steps[0].loss_scale, read.steps[1].loss_scale), (None, Some(1024.0)));
+        assert_eq!(read.skipped_steps, [(3, 512.0)]);
         assert_eq!(read.steps[0].time, 1000.123);
         assert!(read.steps[1].loss.is_nan());
         assert_eq!(read.losses(), [(1.0, 3.5)]);
@@ -256,7 +281,7 @@ mod tests {
         metrics.write_csv(&mut csv).unwrap();
         let csv = String::from_utf8(csv).unwrap();
         let rows: Vec<&str> = csv.lines().skip(1).collect();
-        assert_eq!(rows, ["0,,4,,,,,,,1", "1,3.5,3,1.5,0.0002,100,60,0.25,1048576,2", "5,,2,,,,,,,4"]);
+        assert_eq!(rows, ["0,,4,,,,,,,1,", "1,3.5,3,1.5,0.0002,100,60,0.25,1048576,2,", "5,,2,,,,,,,4,"]);
     }
 
     proptest! {

@@ -175,6 +175,7 @@ mod tests {
             loss_tokens: 32,
             step_s: 0.5,
             memory_bytes: 1 << 30,
+            loss_scale: None,
         }
     }
 

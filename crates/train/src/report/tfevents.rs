@@ -27,17 +27,15 @@ pub fn header(time: f64) -> Vec<u8> {
 /// The record of one update.
 pub fn step(point: &StepPoint) -> Vec<u8> {
     let per_second = if point.step_s > 0.0 { point.tokens as f64 / point.step_s } else { f64::NAN };
-    scalars(
-        point.time,
-        point.step,
-        &[
-            ("train/loss", point.loss),
-            ("train/grad_norm", point.grad_norm),
-            ("train/learning_rate", point.learning_rate),
-            ("train/tokens_per_second", per_second),
-            ("train/memory_gib", point.memory_bytes as f64 / (1u64 << 30) as f64),
-        ],
-    )
+    let mut values = vec![
+        ("train/loss", point.loss),
+        ("train/grad_norm", point.grad_norm),
+        ("train/learning_rate", point.learning_rate),
+        ("train/tokens_per_second", per_second),
+        ("train/memory_gib", point.memory_bytes as f64 / (1u64 << 30) as f64),
+    ];
+    values.extend(point.loss_scale.map(|scale| ("train/loss_scale", scale)));
+    scalars(point.time, point.step, &values)
 }
 
 /// The record of one evaluation.

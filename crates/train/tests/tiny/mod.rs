@@ -78,6 +78,11 @@ impl Case {
         self.named(name)
     }
 
+    pub fn f16(mut self, name: &'static str) -> Case {
+        self.recipe.compute = Compute::F16;
+        self.named(name)
+    }
+
     /// Evaluates on six sequences every other step, and stops early after `patience` without a better one.
     pub fn evaluating(mut self, name: &'static str, patience: usize) -> Case {
         (self.recipe.eval_every, self.recipe.patience, self.valid) = (2, patience, 6);
@@ -126,7 +131,11 @@ impl Case {
             Method::Full => model.make_dense(device, masters),
             Method::Lora => lora::attach(&mut model, device, &recipe.lora, recipe.seed).unwrap(),
         };
-        let elem = if recipe.compute == Compute::F32 { Elem::F32 } else { Elem::Bf16 };
+        let elem = match recipe.compute {
+            Compute::F32 => Elem::F32,
+            Compute::Bf16 => Elem::Bf16,
+            Compute::F16 => Elem::F16,
+        };
         let activations = vec![self.activations; model.family.blocks()];
         let optimizer = ounce_optim::from_recipe(&recipe.optimizer);
         let gradients = recipe.gradients;
@@ -192,7 +201,7 @@ impl Case {
         let stop = AtomicBool::new(stop_after == Some(0));
         let mut run = self.run_of(trainer, dir, vfs, &stop);
         let outcome = run.train(resume, &mut |event| match event {
-            Event::Step { step, .. } if stop_after == Some(*step) => stop.store(true, Ordering::Relaxed),
+            Event::Step { step, .. } | Event::Skipped { step, .. } if stop_after == Some(*step) => stop.store(true, Ordering::Relaxed),
             _ => {}
         })?;
         let left = Left::of(&run.trainer, dir);
@@ -243,6 +252,7 @@ impl Left {
         let values = |p| match trainer.tensor(p).input() {
             In::F32(values) => bits(Buffer::F32(values)),
             In::Bf16(values) => bits(Buffer::Bf16(values)),
+            In::F16(_) => unreachable!("trained parameters are f32 or bf16"),
         };
         let params = trainer.trained.iter().map(|&p| (name(p), values(p))).collect();
         let states = trainer.trained.iter().zip(&trainer.states);

@@ -7,8 +7,9 @@ use ounce_data::Batch;
 use ounce_formats::{Checkpoint, scratch};
 use ounce_plan::{Calibration, DoesNotFit, Facts, Shapes, choose, disk, probe};
 use ounce_spec::plan::{Policy, Residency};
-use ounce_spec::recipe::{Activations, Compute, Method};
+use ounce_spec::recipe::{Activations, Method};
 use ounce_spec::{Plan, Recipe};
+use ounce_tensor::kernels::In;
 use ounce_tensor::{Device, Elem, Weight};
 use ounce_train::Trainer;
 
@@ -27,7 +28,7 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
     let (sample, mean_tokens, sequences) = sample(prepared);
     let parts = sample.iter().flat_map(|b| b.parts(setup::micro_batch_tokens(recipe)));
     let rows = parts.map(|p| p.tokens()).max().unwrap_or(1);
-    let elem = if recipe.compute == Compute::Bf16 { Elem::Bf16 } else { Elem::F32 };
+    let elem = setup::elem(recipe.compute);
     let rank = if recipe.method == Method::Lora { recipe.lora.rank } else { 0 };
     let trainer = &prepared.trainer;
     let shapes = Shapes { rows, length: (mean_tokens / sequences.max(1.0)) as usize, rank, elem };
@@ -42,8 +43,12 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
     let params = &trainer.model.params;
     let mapped = params.iter().filter(|(_, p)| matches!(p.weight, Weight::Stored { .. }));
     let processor = trainer.device.processor();
-    let scratch =
-        |(n, k): (usize, usize)| processor.map_or(0, |cpu| cpu.matmul_workspace_bytes(rows, n, k, elem == Elem::Bf16));
+    let like = match elem {
+        Elem::F32 => In::F32(&[]),
+        Elem::Bf16 => In::Bf16(&[]),
+        Elem::F16 => In::F16(&[]),
+    };
+    let scratch = |(n, k): (usize, usize)| processor.map_or(0, |cpu| cpu.matmul_workspace_bytes(rows, n, k, like));
     let linears = trainer.model.family.linears();
     let mut facts = Facts {
         blocks: trainer.model.family.blocks(),

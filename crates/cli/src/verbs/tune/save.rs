@@ -115,6 +115,7 @@ fn as_trained(shape: Vec<usize>, weight: &Weight) -> TensorData {
         Weight::Dense(t) => match t.input() {
             In::F32(values) => TensorData::from_f32(shape, values),
             In::Bf16(values) => TensorData::from_bf16(shape, values),
+            In::F16(_) => unreachable!("trained parameters are f32 or bf16"),
         },
         Weight::Stored { .. } => unreachable!("full tuning makes all weights dense"),
     }

@@ -134,14 +134,20 @@ pub fn build(device: &Device, checkpoint: &Checkpoint, recipe: &Recipe) -> Resul
         Method::Full => model.make_dense(device, masters),
         Method::Lora => attach(device, &mut model, recipe)?,
     };
-    let elem = match recipe.compute {
-        Compute::F32 => Elem::F32,
-        Compute::Bf16 => Elem::Bf16,
-    };
+    let elem = elem(recipe.compute);
     let optimizer = ounce_optim::from_recipe(&recipe.optimizer);
     let mut trainer = Trainer::new(device, model, trained, optimizer, recipe.gradients, elem, &[], recipe.seed);
     trainer.set_micro_batch(micro_batch_tokens(recipe));
     Ok(trainer)
+}
+
+/// The element type of activations.
+pub fn elem(compute: Compute) -> Elem {
+    match compute {
+        Compute::F32 => Elem::F32,
+        Compute::Bf16 => Elem::Bf16,
+        Compute::F16 => Elem::F16,
+    }
 }
 
 /// Tokens that go through the model at once; 0: a whole batch. Gradients that are used at once cannot be those of a part.
