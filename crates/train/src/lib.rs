@@ -18,8 +18,8 @@ mod update;
 pub mod vfs;
 
 pub use run::{Outcome, Run, TrainError};
+pub use scale::LossScale;
 pub use scratch::Scratch;
 pub use state::Progress;
-pub use scale::LossScale;
 pub use step::{NonFinite, StepError, StepResult};
 pub use trainer::Trainer;

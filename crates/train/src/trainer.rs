@@ -121,8 +121,7 @@ impl Trainer {
     }
 
     /// Puts at most `tokens` tokens (whole sequences) through the model at once; 0: whole batches, as always where gradients are
-    /// not accumulated. Changes how sums of gradients
-    /// are rounded, and so is part of what makes a run the same run.
+    /// not accumulated. Changes how sums of gradients are rounded, and so is part of what makes a run the same run.
     pub fn set_micro_batch(&mut self, tokens: usize) {
         self.micro_batch_tokens = tokens;
     }
@@ -210,20 +209,21 @@ impl Trainer {
             false => Err(("loss", loss)),
         };
         let done = |grad_norm, skipped| StepResult { loss, grad_norm, tokens, loss_tokens, skipped };
-        match (clipped, &mut self.loss_scale) {
-            (Ok(clipped), scale) => {
+        let (what, value) = match clipped {
+            Ok(clipped) => {
                 // Adam's correction counts updates.
-                let update = step - scale.map_or(0, |s| s.skipped);
-                scale.iter_mut().for_each(LossScale::step_done);
+                let update = step - self.loss_scale.map_or(0, |scale| scale.skipped);
                 self.update(step, update, lr, clipped.grad_scale);
-                Ok(done(clipped.norm, false))
+                self.loss_scale.iter_mut().for_each(LossScale::step_done);
+                return Ok(done(clipped.norm, false));
             }
-            (Err((_, value)), Some(scale)) if scale.skip() => Ok(done(value, true)),
-            (Err((what, value)), Some(_)) => {
-                Err(self.bad(step, &format!("{what}, with a loss scale of 1,"), value).into())
-            }
-            (Err((what, value)), None) => Err(self.bad(step, what, value).into()),
+            Err(bad) => bad,
+        };
+        if self.loss_scale.as_mut().is_some_and(LossScale::skip) {
+            return Ok(done(value, true));
         }
+        let when = if self.loss_scale.is_some() { ", with a loss scale of 1," } else { "" };
+        Err(self.bad(step, &format!("{what}{when}"), value).into())
     }
 
     /// The norm of the accumulated gradients and what to multiply them by; the norm if it is not finite.

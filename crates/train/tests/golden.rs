@@ -190,7 +190,10 @@ fn ten_losses(
 
 fn close(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!((g / w - 1.0).abs() < tolerance, "{what}: loss {i} is {g}, the peer's {w}\nours {got:?}\npeer {want:?}");
+        assert!(
+            (g / w - 1.0).abs() < tolerance,
+            "{what}: loss {i} is {g}, the peer's {w}\nours {got:?}\npeer {want:?}"
+        );
     }
 }
 

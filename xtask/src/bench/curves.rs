@@ -207,7 +207,8 @@ mod tests {
     #[test]
     fn a_mode_is_held_against_the_first() {
         let falling: Vec<f64> = (0..20).map(|i| 4.0 - 0.1 * f64::from(i)).collect();
-        let away: Vec<f64> = falling.iter().enumerate().map(|(i, l)| l + if i % 2 == 0 { 0.02 } else { -0.01 }).collect();
+        let away: Vec<f64> =
+            falling.iter().enumerate().map(|(i, l)| l + if i % 2 == 0 { 0.02 } else { -0.01 }).collect();
         let text = report(&GROUPS[1], &[curve("f32", &falling, 0), curve("f16", &away, 3)]).unwrap();
         assert!(text.contains("| f32 | 3.5500 | 2.5500 | – | 3.0000 | +0.0000 | 3 |"), "{text}");
         assert!(text.contains("| f16 (3 skipped) | 3.5550 | 2.5550 | 0.0150 | 3.0200 | +0.0200 | 3 |"), "{text}");

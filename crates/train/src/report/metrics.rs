@@ -186,7 +186,10 @@ impl Metrics {
     /// # Errors
     /// Of `out`.
     pub fn write_csv(&self, out: &mut dyn io::Write) -> io::Result<()> {
-        writeln!(out, "step,loss,eval_loss,grad_norm,learning_rate,tokens,loss_tokens,step_s,memory_bytes,time,loss_scale")?;
+        writeln!(
+            out,
+            "step,loss,eval_loss,grad_norm,learning_rate,tokens,loss_tokens,step_s,memory_bytes,time,loss_scale"
+        )?;
         let mut evals = self.evals.iter().peekable();
         for p in &self.steps {
             // An evaluation before this step (before the first update) has a row of its own.

@@ -201,7 +201,9 @@ impl Case {
         let stop = AtomicBool::new(stop_after == Some(0));
         let mut run = self.run_of(trainer, dir, vfs, &stop);
         let outcome = run.train(resume, &mut |event| match event {
-            Event::Step { step, .. } | Event::Skipped { step, .. } if stop_after == Some(*step) => stop.store(true, Ordering::Relaxed),
+            Event::Step { step, .. } | Event::Skipped { step, .. } if stop_after == Some(*step) => {
+                stop.store(true, Ordering::Relaxed)
+            }
             _ => {}
         })?;
         let left = Left::of(&run.trainer, dir);

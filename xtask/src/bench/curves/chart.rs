@@ -40,11 +40,20 @@ pub fn draw(title: &str, lines: &[(&str, Vec<f64>)]) -> String {
     let digits = (-tick.log10().floor()).clamp(0.0, 9.0) as usize;
     for i in -count..=count {
         let (v, class) = (f64::from(i) * tick, if i == 0 { "z" } else { "g" });
-        put(format_args!(r#"<line class="{class}" x1="{LEFT}" x2="{:.0}" y1="{1:.1}" y2="{1:.1}"/>"#, x(steps - 1), y(v)));
+        put(format_args!(
+            r#"<line class="{class}" x1="{LEFT}" x2="{:.0}" y1="{1:.1}" y2="{1:.1}"/>"#,
+            x(steps - 1),
+            y(v)
+        ));
         put(format_args!(r#"<text x="{:.0}" y="{:.1}" text-anchor="end">{v:.digits$}</text>"#, LEFT - 8.0, y(v) + 4.0));
     }
     for i in (0..steps).filter(|i| i % 10 == 9 || *i == 0) {
-        put(format_args!(r#"<text x="{:.1}" y="{:.0}" text-anchor="middle">{}</text>"#, x(i), TOP + HEIGHT + 18.0, i + 1));
+        put(format_args!(
+            r#"<text x="{:.1}" y="{:.0}" text-anchor="middle">{}</text>"#,
+            x(i),
+            TOP + HEIGHT + 18.0,
+            i + 1
+        ));
     }
     for (n, (name, values)) in lines.iter().enumerate() {
         let (colour, dash) = (COLOURS[n % COLOURS.len()], DASHES[n % DASHES.len()]);
