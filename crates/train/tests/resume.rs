@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use faults::{Fault, Faulty};
 use ounce_spec::event::EndReason;
 use ounce_spec::recipe::StateType;
+use ounce_tensor::Policy;
 use ounce_train::checkpoint::{self, CheckpointError};
 use ounce_train::report::Metrics;
 use ounce_train::state::StateError;
@@ -24,7 +25,7 @@ fn cases() -> Vec<Case> {
     let mut unpacked = Case::full().named("full, unpacked, no shuffling");
     (unpacked.recipe.data.packing, unpacked.recipe.data.shuffle) = (false, false);
     let mut recomputing = Case::lora().bf16("lora, bf16, recomputing");
-    recomputing.recompute = true;
+    recomputing.activations = Policy::Recompute;
     vec![
         Case::lora(),
         Case::lora().bf16("lora, bf16"),
