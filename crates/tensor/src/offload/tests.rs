@@ -131,7 +131,7 @@ fn every_call_that_fails_is_told_and_the_next_pass_succeeds() {
         let device = Device::cpu(Cpu::new(1));
         let shelf = Shelf { fails_at, ..Shelf::default() };
         let offload = Offload::new(&device, Arc::new(shelf.clone())).unwrap();
-        let error = pass(&device, &offload).err().expect("one call fails");
+        let error = pass(&device, &offload).expect_err("one call fails");
         assert!(error.to_string().contains("os error 5"), "{error}");
         assert_eq!(pass(&device, &offload).unwrap().len(), 6);
         drop(offload);
@@ -144,7 +144,7 @@ fn a_store_that_panics_leaves_nobody_waiting() {
         let device = Device::cpu(Cpu::new(1));
         let offload = Offload::new(&device, Arc::new(Shelf { panics_at, ..Shelf::default() })).unwrap();
         for _ in 0..2 {
-            let error = pass(&device, &offload).err().expect("the thread is gone");
+            let error = pass(&device, &offload).expect_err("the thread is gone");
             assert!(error.to_string().contains("has ended"), "{error}");
         }
     }
