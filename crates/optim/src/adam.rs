@@ -4,7 +4,7 @@
 use ounce_kernels::{Cpu, Out};
 use ounce_spec::recipe::OptimizerRecipe;
 
-use crate::{AdamW, Optimizer, State, StepContext, Unit};
+use crate::{AdamW, Layout, Moments, Optimizer, StepContext, Unit};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adam {
@@ -30,16 +30,12 @@ impl Optimizer for Adam {
         self.rule.unit()
     }
 
-    fn state_bytes(&self, elements: usize) -> usize {
-        self.rule.state_bytes(elements)
+    fn layout(&self) -> Layout {
+        self.rule.layout()
     }
 
-    fn init(&self, elements: usize) -> State {
-        self.rule.init(elements)
-    }
-
-    fn step(&self, cpu: &Cpu, param: Out, grad: &[f32], state: &mut State, at: &StepContext) {
-        let [m, v] = state.moments();
+    fn step(&self, cpu: &Cpu, param: Out, grad: &[f32], state: Moments, at: &StepContext) {
+        let [m, v] = state.each();
         let constants = ounce_kernels::AdamW { l2: self.weight_decay, ..self.rule.constants(at) };
         cpu.adamw(param, m, v, grad, at.grad_scale, &constants, at.rounding);
     }

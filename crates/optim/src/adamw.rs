@@ -9,7 +9,7 @@ use ounce_kernels::{Cpu, Map8, Out};
 use ounce_spec::recipe::{OptimizerRecipe, StateType};
 
 use crate::state::Moment;
-use crate::{Optimizer, State, StepContext, Unit};
+use crate::{Layout, Moments, Optimizer, StepContext, Unit};
 
 /// Names of Adam's two moments, as torch saves them.
 const MOMENTS: [Moment; 2] =
@@ -64,16 +64,12 @@ impl Optimizer for AdamW {
         Unit::of(self.state)
     }
 
-    fn state_bytes(&self, elements: usize) -> usize {
-        State::bytes_of(self.state, MOMENTS.len(), elements)
+    fn layout(&self) -> Layout {
+        Layout { storage: self.state, moments: &MOMENTS }
     }
 
-    fn init(&self, elements: usize) -> State {
-        State::zeros(self.state, &MOMENTS, elements)
-    }
-
-    fn step(&self, cpu: &Cpu, param: Out, grad: &[f32], state: &mut State, at: &StepContext) {
-        let [m, v] = state.moments();
+    fn step(&self, cpu: &Cpu, param: Out, grad: &[f32], state: Moments, at: &StepContext) {
+        let [m, v] = state.each();
         cpu.adamw(param, m, v, grad, at.grad_scale, &self.constants(at), at.rounding);
     }
 }

@@ -16,7 +16,7 @@ mod state;
 pub use adam::Adam;
 pub use adamw::AdamW;
 pub use sgd::Sgd;
-pub use state::{Buffer, BufferMut, State};
+pub use state::{ArrayType, Buffer, BufferMut, Layout, Moments, State};
 
 pub use ounce_kernels::Rounding;
 use ounce_kernels::{BLOCK, Cpu, Out};
@@ -60,14 +60,22 @@ pub trait Optimizer: Send + Sync {
     /// The name a recipe calls it by.
     fn name(&self) -> &'static str;
     fn unit(&self) -> Unit;
+    /// What it keeps for each element.
+    fn layout(&self) -> Layout;
     /// Bytes that [`Optimizer::init`] allocates for `elements` parameters.
-    fn state_bytes(&self, elements: usize) -> usize;
+    fn state_bytes(&self, elements: usize) -> usize {
+        let Layout { storage, moments } = self.layout();
+        State::bytes_of(storage, moments.len(), elements)
+    }
     /// The state of a parameter (or shard) of `elements` elements before its first step.
-    fn init(&self, elements: usize) -> State;
+    fn init(&self, elements: usize) -> State {
+        let Layout { storage, moments } = self.layout();
+        State::zeros(storage, moments, elements)
+    }
     /// One update of `param`; one that is stored in bf16 is rounded stochastically. `param`, `grad` and every moment of `state`
-    /// have the same length; `state` is this rule's own ([`Optimizer::init`]). Anything else is a bug of the caller and panics
-    /// with both lengths.
-    fn step(&self, cpu: &Cpu, param: Out, grad: &[f32], state: &mut State, at: &StepContext);
+    /// have the same length; `state` is of this rule's own layout. Anything else is a bug of the caller and panics with both
+    /// lengths.
+    fn step(&self, cpu: &Cpu, param: Out, grad: &[f32], state: Moments, at: &StepContext);
 }
 
 /// The optimizer a recipe asks for. A group without weight decay (norms, biases) takes a second optimizer, made from a

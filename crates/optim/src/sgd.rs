@@ -9,7 +9,7 @@ use ounce_kernels::{Cpu, Map8, Out};
 use ounce_spec::recipe::{OptimizerRecipe, StateType};
 
 use crate::state::Moment;
-use crate::{Optimizer, State, StepContext, Unit};
+use crate::{Layout, Moments, Optimizer, StepContext, Unit};
 
 const MOMENTUM: Moment = Moment { name: "momentum_buffer", map: Map8::Signed };
 
@@ -44,20 +44,16 @@ impl Optimizer for Sgd {
         if self.momentum == 0.0 { Unit::Element } else { Unit::of(self.state) }
     }
 
-    fn state_bytes(&self, elements: usize) -> usize {
-        State::bytes_of(self.state, usize::from(self.momentum != 0.0), elements)
+    fn layout(&self) -> Layout {
+        Layout { storage: self.state, moments: if self.momentum == 0.0 { &[] } else { &[MOMENTUM] } }
     }
 
-    fn init(&self, elements: usize) -> State {
-        if self.momentum == 0.0 { State::default() } else { State::zeros(self.state, &[MOMENTUM], elements) }
-    }
-
-    fn step(&self, cpu: &Cpu, param: Out, grad: &[f32], state: &mut State, at: &StepContext) {
+    fn step(&self, cpu: &Cpu, param: Out, grad: &[f32], state: Moments, at: &StepContext) {
         let momentum = if self.momentum == 0.0 {
-            let [] = state.moments();
+            let [] = state.each();
             None
         } else {
-            let [momentum] = state.moments();
+            let [momentum] = state.each();
             Some(momentum)
         };
         let constants = ounce_kernels::Sgd {

@@ -1,5 +1,7 @@
-//! What an optimizer keeps for one parameter between steps: named moments, in the storage that the recipe asks for. Knows no
-//! rule and no file format.
+//! What an optimizer keeps for one parameter between steps: named moments, in the storage that the recipe asks for, in arrays
+//! of their own ([`State`]) or in memory of the caller's ([`Layout`]). Knows no rule and no file format.
+
+use std::ops::Range;
 
 use ounce_kernels::{BLOCK, Map8, Stored, bf16};
 use ounce_spec::recipe::StateType;
@@ -47,6 +49,99 @@ pub enum BufferMut<'a> {
 /// How the moments of a parameter of `elements` elements are stored.
 fn fitting(storage: StateType, elements: usize) -> StateType {
     if storage == StateType::Block8 && elements < SMALLEST_8BIT { StateType::F32 } else { storage }
+}
+
+/// What a rule keeps for every element: how a state lies in memory that somebody else has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Layout {
+    pub(crate) storage: StateType,
+    pub(crate) moments: &'static [Moment],
+}
+
+/// The type of an array's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArrayType {
+    F32,
+    Bf16,
+    U8,
+}
+
+/// Arrays begin at multiples of this: a cache line.
+const ALIGN: usize = 64;
+
+/// The moments of a run of elements, wherever they are: what a rule reads and writes.
+#[derive(Debug)]
+pub struct Moments<'a>(Vec<Stored<'a>>);
+
+impl<'a> Moments<'a> {
+    /// Those of a rule that keeps `N`, in the order it named them.
+    pub(crate) fn each<const N: usize>(self) -> [Stored<'a>; N] {
+        self.0.try_into().expect("the state was made by another optimizer")
+    }
+}
+
+impl Layout {
+    /// That of a parameter of `elements` elements: small ones have no 8-bit moments.
+    pub fn of_parameter(self, elements: usize) -> Layout {
+        Layout { storage: fitting(self.storage, elements), ..self }
+    }
+
+    /// The arrays of `elements` elements in the order and under the names of [`State::buffers`], and where their bytes are.
+    pub fn arrays(&self, elements: usize) -> Vec<(String, ArrayType, Range<usize>)> {
+        let mut end = 0;
+        let mut all = Vec::new();
+        let mut add = |name: String, array: ArrayType, bytes: usize| {
+            all.push((name, array, end..end + bytes));
+            end = (end + bytes).next_multiple_of(ALIGN);
+        };
+        for Moment { name, .. } in self.moments {
+            match self.storage {
+                StateType::F32 => add(name.to_string(), ArrayType::F32, elements * size_of::<f32>()),
+                StateType::Bf16 => add(name.to_string(), ArrayType::Bf16, elements * size_of::<bf16>()),
+                StateType::Block8 => {
+                    add(format!("{name}_absmax"), ArrayType::F32, elements.div_ceil(BLOCK) * size_of::<f32>());
+                    add(name.to_string(), ArrayType::U8, elements);
+                }
+            }
+        }
+        all
+    }
+
+    /// Bytes that `elements` elements take, whole lines.
+    pub fn bytes(&self, elements: usize) -> usize {
+        self.arrays(elements).last().map_or(0, |(_, _, range)| range.end.next_multiple_of(ALIGN))
+    }
+
+    /// The moments of `elements` elements in `bytes`, which begin at a multiple of 64 in memory.
+    pub fn view<'a>(&self, elements: usize, bytes: &'a mut [u8]) -> Moments<'a> {
+        let (mut rest, mut at) = (bytes, 0);
+        let mut arrays = self.arrays(elements).into_iter().map(|(_, _, range)| {
+            let (_, tail) = std::mem::take(&mut rest).split_at_mut(range.start - at);
+            let (array, tail) = tail.split_at_mut(range.len());
+            (rest, at) = (tail, range.end);
+            array
+        });
+        let mut next = || arrays.next().expect("as many as the storage has");
+        let moment = |moment: &Moment| match self.storage {
+            StateType::F32 => Stored::F32(bytemuck::cast_slice_mut(next())),
+            StateType::Bf16 => Stored::Bf16(bytemuck::cast_slice_mut(next())),
+            StateType::Block8 => {
+                let absmax = bytemuck::cast_slice_mut(next());
+                Stored::Block8 { map: moment.map, codes: next(), absmax }
+            }
+        };
+        Moments(self.moments.iter().map(moment).collect())
+    }
+
+    /// Makes the moments of `elements` elements in `bytes` what they are before the first step.
+    pub fn clear(&self, elements: usize, bytes: &mut [u8]) {
+        bytes.fill(0);
+        for stored in self.view(elements, bytes).0 {
+            if let Stored::Block8 { map, codes, .. } = stored {
+                codes.fill(map.zero());
+            }
+        }
+    }
 }
 
 impl State {
@@ -117,16 +212,13 @@ impl State {
         self.moments.iter().map(|(_, values)| bytes(values)).sum()
     }
 
-    /// The moments of a rule that keeps `N`, in the order it named them.
-    pub(crate) fn moments<const N: usize>(&mut self) -> [Stored<'_>; N] {
-        assert_eq!(self.moments.len(), N, "the state was made by another optimizer");
-        let mut rest = self.moments.iter_mut();
-        std::array::from_fn(|_| match rest.next() {
-            Some((_, Values::F32(x))) => Stored::F32(x),
-            Some((_, Values::Bf16(x))) => Stored::Bf16(x),
-            Some((moment, Values::Block8 { codes, absmax })) => Stored::Block8 { map: moment.map, codes, absmax },
-            None => unreachable!("counted above"),
-        })
+    /// For a rule to read and write.
+    pub fn view(&mut self) -> Moments<'_> {
+        Moments(self.moments.iter_mut().map(|(moment, values)| match values {
+            Values::F32(x) => Stored::F32(x),
+            Values::Bf16(x) => Stored::Bf16(x),
+            Values::Block8 { codes, absmax } => Stored::Block8 { map: moment.map, codes, absmax },
+        }).collect())
     }
 }
 
@@ -149,6 +241,30 @@ mod tests {
         let million = |storage| State::bytes_of(storage, 2, 1 << 20);
         assert_eq!([StateType::F32, StateType::Bf16].map(million), [8 << 20, 4 << 20]);
         assert_eq!(million(StateType::Block8), (2 << 20) + (2 << 20) / 64);
+    }
+
+    /// The bytes of a state in somebody else's memory: the same arrays under the same names with the same contents.
+    #[test]
+    fn a_layout_is_the_state_elsewhere() {
+        for storage in [StateType::F32, StateType::Bf16, StateType::Block8] {
+            for elements in [1, 300, SMALLEST_8BIT, 100_001] {
+                let layout = Layout { storage, moments: &MOMENTS }.of_parameter(elements);
+                let mut lines = vec![[7u64; 8]; layout.bytes(elements).div_ceil(ALIGN)];
+                let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut lines);
+                layout.clear(elements, bytes);
+                let state = State::zeros(storage, &MOMENTS, elements);
+                let arrays = layout.arrays(elements);
+                assert_eq!(arrays.len(), state.buffers().len());
+                for ((name, array, range), (wanted, buffer)) in arrays.into_iter().zip(state.buffers()) {
+                    let (of, content): (_, &[u8]) = match buffer {
+                        Buffer::F32(x) => (ArrayType::F32, bytemuck::cast_slice(x)),
+                        Buffer::Bf16(x) => (ArrayType::Bf16, bytemuck::cast_slice(x)),
+                        Buffer::U8(x) => (ArrayType::U8, x),
+                    };
+                    assert_eq!((&name, array, &bytes[range]), (&wanted, of, content), "{storage:?} {elements}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn train(cpu: &Cpu, rule: &dyn Optimizer, lr: f64, elements: usize, steps: usize
     let mut state = rule.init(elements);
     for step in 1..=steps {
         let grads: Vec<f32> = (0..elements).map(|i| (2.0 * grad(i, step)) as f32).collect();
-        rule.step(cpu, Out::F32(&mut params), &grads, &mut state, &at(step, lr));
+        rule.step(cpu, Out::F32(&mut params), &grads, state.view(), &at(step, lr));
     }
     (params, state)
 }
@@ -166,7 +166,7 @@ fn a_restored_state_continues_with_the_same_bits() {
         }
         for step in 6..=10 {
             let grads: Vec<f32> = (0..n).map(|i| (2.0 * grad(i, step)) as f32).collect();
-            rule.step(&cpu, Out::F32(&mut params), &grads, &mut state, &at(step, lr));
+            rule.step(&cpu, Out::F32(&mut params), &grads, state.view(), &at(step, lr));
         }
         let (uninterrupted, end) = train(&cpu, &*rule, lr, n, 10);
         assert_eq!(params, uninterrupted, "{recipe:?}");
@@ -187,7 +187,7 @@ fn narrow_moments_find_the_same_minimum() {
             let (mut params, mut moments) = (vec![0.0f32; n], rule.init(n));
             for step in 1..=150 {
                 let grads: Vec<f32> = (0..n).map(|i| 2.0 * curvature(i) * (params[i] - target(i))).collect();
-                rule.step(&cpu, Out::F32(&mut params), &grads, &mut moments, &at(step, rate));
+                rule.step(&cpu, Out::F32(&mut params), &grads, moments.view(), &at(step, rate));
             }
             (0..n).map(|i| f64::from(curvature(i) * (params[i] - target(i)).powi(2))).sum()
         };
