@@ -73,7 +73,7 @@ impl Model {
             let Weight::Stored { bytes, .. } = &mut self.params[id].weight else { unreachable!("asked above") };
             *bytes = Arc::new(stream.slot(part, table, bytes.clone()));
         }
-        self.params.set_stream(stream);
+        self.params.set_stream(Arc::new(stream));
         // Pages that were read through the map have no readers any more.
         checkpoint.tensors.iter().for_each(|(_, data)| data.bytes.forget());
         Ok(())

@@ -48,9 +48,9 @@ pub struct Counter {
     pub flops: [f64; 7],
     pub bytes: [f64; 7],
     pub calls: [u64; 7],
-    /// Bytes read from disk beside the work: weights that are streamed, values that come back.
+    /// Bytes read from disk beside the work.
     pub read_bytes: f64,
-    /// Bytes of values written to disk beside the work.
+    /// Bytes written to disk beside the work.
     pub write_bytes: f64,
 }
 
@@ -118,12 +118,12 @@ impl Device {
     }
 
     /// Counts bytes that come from disk.
-    pub(crate) fn count_read(&self, bytes: usize) {
+    pub fn count_read(&self, bytes: usize) {
         self.counter_lock().lock().expect("counter lock").read_bytes += bytes as f64;
     }
 
     /// Counts bytes that go to disk.
-    pub(crate) fn count_write(&self, bytes: usize) {
+    pub fn count_write(&self, bytes: usize) {
         self.counter_lock().lock().expect("counter lock").write_bytes += bytes as f64;
     }
 

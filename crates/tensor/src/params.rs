@@ -71,8 +71,8 @@ impl Params {
     }
 
     /// From now on, `stream` brings the weights that lie in its slots.
-    pub fn set_stream(&mut self, stream: Stream) {
-        self.stream = Some(Arc::new(stream));
+    pub fn set_stream(&mut self, stream: Arc<Stream>) {
+        self.stream = Some(stream);
     }
 
     /// `segment` is about to run, and `next` after it. Whoever runs a segment says so first.

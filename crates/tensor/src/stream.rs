@@ -1,5 +1,5 @@
 //! [`Stream`]: weights that are in memory only while their segment runs. A thread reads the next segment's bytes while this one
-//! computes. It knows segments and bytes; where the bytes come from is for a [`Source`] to know.
+//! computes; who trains them takes a block, changes it and puts it back. It knows segments and bytes; where the bytes come from is for a [`Source`] to know.
 
 use std::error::Error;
 use std::ops::{Deref, Range};
@@ -16,6 +16,10 @@ pub trait Source: Send + Sync {
     fn read(&self, segment: usize, block: &mut [u8]) -> Result<(), ReadError>;
     /// Fills `block` with the rows `ids` of table number `table`, `row_bytes` each.
     fn read_rows(&self, table: usize, ids: &[u32], row_bytes: usize, block: &mut [u8]) -> Result<(), ReadError>;
+    /// Bytes that these rows cost to read.
+    fn rows_cost(&self, _table: usize, ids: &[u32], row_bytes: usize) -> usize {
+        ids.len() * row_bytes
+    }
 }
 
 /// Bytes that did not come from outside memory, or did not get there: what the source or the store says of it.
@@ -132,6 +136,28 @@ impl Stream {
         Err(error)
     }
 
+    /// The block of the segment that was entered last, to be changed. Nothing may hold a part of it.
+    pub fn take(&self, segment: usize) -> Tensor {
+        match std::mem::replace(&mut self.shared.lock()[segment], Block::Away) {
+            Block::Here(block) => block,
+            _ => panic!("segment {segment} has not been entered"),
+        }
+    }
+
+    /// Puts a changed block back. The source must give what it holds from now on.
+    pub fn put(&self, segment: usize, block: Tensor) {
+        self.shared.lock()[segment] = Block::Here(block);
+    }
+
+    /// Lets every block go: what the source gives has changed.
+    pub fn forget(&self) {
+        let mut blocks = self.shared.lock();
+        while blocks.iter().any(|block| matches!(block, Block::Coming)) {
+            blocks = self.shared.arrived.wait(blocks).expect("lock of the blocks");
+        }
+        blocks.iter_mut().for_each(|block| *block = Block::Away);
+    }
+
     /// A weight that lies at `part` (segment, range of its block) and whose rows are those of `table`; `otherwise` gives its
     /// bytes while they are away.
     pub fn slot(&self, part: Option<(usize, Range<usize>)>, table: Option<usize>, otherwise: Arc<dyn Stored>) -> Slot {
@@ -235,6 +261,7 @@ impl Stored for Slot {
         distinct.dedup();
         let bytes = distinct.len() * row_bytes;
         let mut block = Tensor::empty(device, Elem::F32, 1, bytes.div_ceil(4), Purpose::Workspace);
+        device.count_read(self.source.rows_cost(table, &distinct, row_bytes));
         if !device.is_dry() {
             let block = &mut bytemuck::cast_slice_mut::<f32, u8>(block.f32_mut())[..bytes];
             if let Err(error) = self.source.read_rows(table, &distinct, row_bytes, block) {
@@ -249,123 +276,4 @@ impl Stored for Slot {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use ounce_kernels::Cpu;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    /// Fills each block with its segment's number; fails at one of them, once.
-    #[derive(Default)]
-    struct Numbers {
-        reads: Mutex<Vec<usize>>,
-        fails_at: AtomicUsize,
-        panics_at: AtomicUsize,
-    }
-
-    impl Source for Numbers {
-        fn read(&self, segment: usize, block: &mut [u8]) -> Result<(), ReadError> {
-            self.reads.lock().unwrap().push(segment);
-            if self.fails_at.compare_exchange(segment, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return Err(ReadError::new(std::io::Error::from_raw_os_error(5)));
-            }
-            assert_ne!(self.panics_at.load(Ordering::Relaxed), segment, "a source that panics");
-            block.fill(segment as u8);
-            Ok(())
-        }
-
-        fn read_rows(&self, table: usize, ids: &[u32], row_bytes: usize, block: &mut [u8]) -> Result<(), ReadError> {
-            if self.fails_at.load(Ordering::Relaxed) == 77 {
-                return Err(ReadError::new(std::io::Error::from_raw_os_error(5)));
-            }
-            for (row, id) in block.chunks_exact_mut(row_bytes).zip(ids) {
-                row.fill((10 * table) as u8 + *id as u8);
-            }
-            Ok(())
-        }
-    }
-
-    fn stream(device: &Device) -> (Stream, Arc<Numbers>) {
-        let source = Arc::new(Numbers::default());
-        (Stream::new(device, vec![0, 8192, 4096, 4096], source.clone()).unwrap(), source)
-    }
-
-    /// Up to the last segment and back.
-    fn walk(stream: &Stream, mut visit: impl FnMut(usize)) -> Result<(), ReadError> {
-        for (segment, next) in [(0, 1), (1, 2), (2, 3), (3, 2), (3, 2), (2, 1), (1, 0)] {
-            stream.enter(segment, Some(next))?;
-            visit(segment);
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn blocks_are_there_when_entered_and_read_in_the_direction_of_travel() {
-        let device = Device::cpu(Cpu::new(1));
-        let (stream, source) = stream(&device);
-        let away: Arc<dyn Stored> = Arc::new(vec![99u8; 10]);
-        let slots: Vec<Slot> = (1..4).map(|s| stream.slot(Some((s, 4000..4010)), None, away.clone())).collect();
-        assert_eq!(&*slots[0].hold(), &[99; 10]);
-        for _ in 0..2 {
-            walk(&stream, |s| {
-                if s > 0 {
-                    assert_eq!(&*slots[s - 1].hold(), &[s as u8; 10]);
-                }
-            })
-            .unwrap();
-        }
-        // What the turn and the next step need is not read twice.
-        assert_eq!(*source.reads.lock().unwrap(), [1, 2, 3, 1, 2, 3, 1]);
-        assert_eq!(&*slots[2].hold(), &[99; 10]);
-    }
-
-    #[test]
-    fn the_dry_device_counts_what_the_real_one_takes() {
-        let (real, dry) = (Device::cpu(Cpu::new(1)), Device::dry());
-        let walked = |device: &Device| {
-            let (stream, _) = stream(device);
-            walk(&stream, |_| {}).unwrap();
-            // While the stream lives: a real one may still be reading when it is let go.
-            device.memory()
-        };
-        let (real_use, dry_use) = (walked(&real), walked(&dry));
-        assert_eq!(dry_use, real_use);
-        assert_eq!(dry_use.at_peak_bytes[Purpose::Weights as usize], 8192 + 4096);
-        let read = dry.take_counter().read_bytes;
-        assert_eq!((read, real.take_counter().read_bytes), (8192.0 + 4096.0 + 4096.0 + 8192.0, read));
-    }
-
-    #[test]
-    fn rows_of_a_table_are_read_alone_each_once() {
-        let device = Device::cpu(Cpu::new(1));
-        let (stream, source) = stream(&device);
-        let table = stream.slot(None, Some(2), Arc::new(vec![0u8]));
-        let (held, order) = table.hold_rows(&device, &[5, 3, 5, 9], 3).unwrap();
-        assert_eq!((&*held, &order[..]), (&[23, 23, 23, 25, 25, 25, 29, 29, 29][..], &[1, 0, 1, 2][..]));
-        assert!(stream.slot(None, None, Arc::new(vec![0u8])).hold_rows(&device, &[5], 3).is_none());
-        source.fails_at.store(77, Ordering::Relaxed);
-        stream.enter(0, None).unwrap();
-        assert_eq!(&*table.hold_rows(&device, &[5], 2).unwrap().0, &[0, 0]);
-        assert!(stream.enter(1, None).unwrap_err().to_string().contains("os error 5"));
-        stream.enter(1, None).unwrap();
-    }
-
-    #[test]
-    fn a_failed_read_is_told_and_may_be_tried_again() {
-        let device = Device::cpu(Cpu::new(1));
-        let (stream, source) = stream(&device);
-        source.fails_at.store(3, Ordering::Relaxed);
-        let error = walk(&stream, |s| assert!(s < 3)).unwrap_err();
-        assert!(error.to_string().contains("os error 5"), "{error}");
-        walk(&stream, |_| {}).unwrap();
-    }
-
-    #[test]
-    fn a_source_that_panics_leaves_nobody_waiting() {
-        let device = Device::cpu(Cpu::new(1));
-        let (stream, source) = stream(&device);
-        source.panics_at.store(2, Ordering::Relaxed);
-        let error = walk(&stream, |_| {}).unwrap_err();
-        assert!(error.to_string().contains("has ended"), "{error}");
-        assert!(walk(&stream, |_| {}).is_err());
-    }
-}
+mod tests;
