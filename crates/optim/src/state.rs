@@ -214,11 +214,16 @@ impl State {
 
     /// For a rule to read and write.
     pub fn view(&mut self) -> Moments<'_> {
-        Moments(self.moments.iter_mut().map(|(moment, values)| match values {
-            Values::F32(x) => Stored::F32(x),
-            Values::Bf16(x) => Stored::Bf16(x),
-            Values::Block8 { codes, absmax } => Stored::Block8 { map: moment.map, codes, absmax },
-        }).collect())
+        Moments(
+            self.moments
+                .iter_mut()
+                .map(|(moment, values)| match values {
+                    Values::F32(x) => Stored::F32(x),
+                    Values::Bf16(x) => Stored::Bf16(x),
+                    Values::Block8 { codes, absmax } => Stored::Block8 { map: moment.map, codes, absmax },
+                })
+                .collect(),
+        )
     }
 }
 

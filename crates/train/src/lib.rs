@@ -13,8 +13,10 @@ mod scale;
 mod scratch;
 pub mod state;
 mod step;
+mod tiers;
 mod trainer;
 mod update;
+mod values;
 pub mod vfs;
 
 pub use run::{Outcome, Run, TrainError};
@@ -23,3 +25,4 @@ pub use scratch::Scratch;
 pub use state::Progress;
 pub use step::{NonFinite, StepError, StepResult};
 pub use trainer::Trainer;
+pub use values::Values;

@@ -33,7 +33,7 @@ pub enum TrainError {
     Report(#[from] ReportError),
     #[error(transparent)]
     Data(#[from] DataError),
-    /// Streamed weights that could not be read, or offloaded activations that could not be written or read back.
+    /// A disk that failed with weights, optimizer state or activations on their way.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
@@ -185,6 +185,7 @@ impl Run<'_> {
         if reason != EndReason::Interrupted && self.recipe.patience > 0 && progress.best_loss.is_some() {
             state::load_best(self.vfs, self.dir, &mut self.trainer, &progress)?;
         }
+        self.trainer.release()?;
         say(Event::End { step: progress.step, reason }, &mut reporter)?;
         // From the log, which also has the steps of earlier parts of the run.
         let logged = &reporter.metrics().steps;

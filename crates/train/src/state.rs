@@ -1,16 +1,17 @@
 //! What a checkpoint holds of a run, and getting it back: parameters, optimizer state, and where the run stood.
 
+use std::io::{self, Read};
 use std::path::Path;
 
 use ounce_data::{Batches, Cursor, DataError};
-use ounce_optim::{Buffer, BufferMut};
-use ounce_tensor::ParamId;
-use ounce_tensor::kernels::{In, Out};
+use ounce_optim::{ArrayType, Buffer, BufferMut};
+use ounce_tensor::kernels::Out;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::tensors::{self, Data, DataMut, Tensor, TensorsError};
+use crate::checkpoint::tensors::{self, Dtype, ReadError, Tensor, Wanted};
 use crate::checkpoint::{self, Blob, CheckpointError, Saved, Snapshot};
 use crate::scale::LossScale;
+use crate::tiers::copy::bytes_each;
 use crate::trainer::Trainer;
 use crate::vfs::Vfs;
 
@@ -80,7 +81,9 @@ pub fn save(
             (OPTIMIZER.into(), Blob::stream(|out| tensors::write(out, &optimizer))),
         ],
     };
-    checkpoint::save(vfs, dir, &snapshot, keep)
+    let saved = checkpoint::save(vfs, dir, &snapshot, keep);
+    trainer.copied();
+    saved
 }
 
 /// Puts the newest usable checkpoint back; `None` if there is none. Also returns what was passed over.
@@ -99,9 +102,16 @@ pub fn restore(
     let mismatch = |problems| StateError::Mismatch { path: path.clone(), problems };
     let progress: Progress =
         serde_json::from_value(loaded.manifest.meta.clone()).map_err(|e| mismatch(vec![e.to_string()]))?;
-    fill_params(&loaded.blob(vfs, PARAMS)?, trainer).map_err(|e| mismatch(e.problems))?;
-    let bytes = loaded.blob(vfs, OPTIMIZER)?;
-    fill_optimizer(&bytes, trainer).map_err(|e| mismatch(e.problems))?;
+    for (name, fill) in [(PARAMS, fill_params as Fill), (OPTIMIZER, fill_optimizer)] {
+        let mut file = loaded.open(vfs, name)?;
+        match fill(&mut file, trainer) {
+            Ok(()) => file.finish()?,
+            Err(ReadError::Tensors(e)) => return Err(mismatch(e.problems)),
+            Err(ReadError::Io(source)) => {
+                return Err(StateError::Io { path: file.path().display().to_string(), source });
+            }
+        }
+    }
     if let Some(cursor) = &progress.cursor {
         batches.restore(cursor)?;
     }
@@ -128,7 +138,9 @@ pub fn save_best(vfs: &dyn Vfs, dir: &Path, trainer: &Trainer) -> Result<String,
         vfs.sync_dir(dir)?;
         Ok(hasher.finalize().to_hex().to_string())
     };
-    write().map_err(|source| {
+    let written = write();
+    trainer.copied();
+    written.map_err(|source| {
         // Half of it would only fill the disk.
         let _ = vfs.remove_file(&temporary);
         StateError::Io { path: path.display().to_string(), source }
@@ -138,79 +150,116 @@ pub fn save_best(vfs: &dyn Vfs, dir: &Path, trainer: &Trainer) -> Result<String,
 /// Puts the parameters of the best evaluation back, from the file that `progress` remembers.
 pub fn load_best(vfs: &dyn Vfs, dir: &Path, trainer: &mut Trainer, progress: &Progress) -> Result<(), StateError> {
     let path = dir.join(BEST);
-    let mut bytes = Vec::new();
-    let read = vfs.open(&path).and_then(|mut file| std::io::Read::read_to_end(&mut file, &mut bytes));
-    read.map_err(|source| StateError::Io { path: path.display().to_string(), source })?;
-    let path = path.display().to_string();
-    if progress.best_hash.as_deref() != Some(blake3::hash(&bytes).to_hex().as_str()) {
-        let problems = vec!["it is not the file of the best evaluation: it was damaged or edited".into()];
-        return Err(StateError::Mismatch { path, problems });
+    let failed = |source| StateError::Io { path: path.display().to_string(), source };
+    let mismatch = |problems| StateError::Mismatch { path: path.display().to_string(), problems };
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(vfs.open(&path).map_err(failed)?).map_err(failed)?;
+    if progress.best_hash.as_deref() != Some(hasher.finalize().to_hex().as_str()) {
+        return Err(mismatch(vec!["it is not the file of the best evaluation: it was damaged or edited".into()]));
     }
-    fill_params(&bytes, trainer).map_err(|e| StateError::Mismatch { path, problems: e.problems })
+    match fill_params(&mut vfs.open(&path).map_err(failed)?, trainer) {
+        Ok(()) => Ok(()),
+        Err(ReadError::Tensors(e)) => Err(mismatch(e.problems)),
+        Err(ReadError::Io(source)) => Err(failed(source)),
+    }
 }
 
-fn fill_params(bytes: &[u8], trainer: &mut Trainer) -> Result<(), TensorsError> {
-    let saved = tensors::parse(bytes)?;
-    let mut problems = Vec::new();
-    for p in trainer.trained.clone() {
-        let name = trainer.model.params[p].name.clone();
-        let values = match trainer.tensor_mut(p).output() {
-            Out::F32(values) => DataMut::F32(values),
-            Out::Bf16(values) => DataMut::Bf16(values),
+type Fill = fn(&mut dyn Read, &mut Trainer) -> Result<(), ReadError>;
+
+fn fill_params(from: &mut dyn Read, trainer: &mut Trainer) -> Result<(), ReadError> {
+    let wanted: Vec<Wanted> =
+        params(trainer).into_iter().map(|t| Wanted { name: t.name, dtype: t.dtype, elements: t.elements }).collect();
+    tensors::read(from, &wanted, &mut |i, at, bytes| {
+        if let Some((tiers, array)) = trainer.tiers.as_ref().and_then(|tiers| Some((tiers, tiers.weights(i)?))) {
+            return tiers.pour_back(&array, at, bytes).map_err(io::Error::other);
+        }
+        let p = trainer.trained[i];
+        let into: &mut [u8] = match trainer.tensor_mut(p).output() {
+            Out::F32(values) => bytemuck::cast_slice_mut(values),
+            Out::Bf16(values) => bytemuck::cast_slice_mut(values),
             Out::F16(_) => unreachable!("trained parameters are f32 or bf16"),
         };
-        if let Err(e) = saved.fill(&mut [(name, values)]) {
-            problems.extend(e.problems);
-        }
-    }
-    if problems.is_empty() { Ok(()) } else { Err(TensorsError { problems }) }
+        into[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    })?;
+    filled(trainer)
 }
 
-fn fill_optimizer(bytes: &[u8], trainer: &mut Trainer) -> Result<(), TensorsError> {
-    let saved = tensors::parse(bytes)?;
-    let params = &trainer.model.params;
-    let mut all = Vec::new();
-    for (&p, state) in trainer.trained.iter().zip(&mut trainer.states) {
-        let name = &params[p].name;
-        all.extend(state.buffers_mut().into_iter().map(|(buffer, values)| {
-            let values = match values {
-                BufferMut::F32(values) => DataMut::F32(values),
-                BufferMut::Bf16(values) => DataMut::Bf16(values),
-                BufferMut::U8(values) => DataMut::U8(values),
-            };
-            (format!("{name}.{buffer}"), values)
-        }));
+fn fill_optimizer(from: &mut dyn Read, trainer: &mut Trainer) -> Result<(), ReadError> {
+    let wanted: Vec<Wanted> =
+        optimizer(trainer).into_iter().map(|t| Wanted { name: t.name, dtype: t.dtype, elements: t.elements }).collect();
+    // Of each tensor, whose it is, and which of the arrays there.
+    let arrays =
+        |i: usize| trainer.tiers.as_ref().map_or(0, |t| t.moments(i).len()) + trainer.states[i].buffers().len();
+    let places: Vec<(usize, usize)> =
+        (0..trainer.trained.len()).flat_map(|i| (0..arrays(i)).map(move |k| (i, k))).collect();
+    tensors::read(from, &wanted, &mut |number, at, bytes| {
+        let (i, k) = places[number];
+        if let Some(tiers) = trainer.tiers.as_ref().filter(|tiers| tiers.has(i)) {
+            return tiers.pour_back(&tiers.moments(i)[k], at, bytes).map_err(io::Error::other);
+        }
+        let into: &mut [u8] = match trainer.states[i].buffers_mut().swap_remove(k).1 {
+            BufferMut::F32(values) => bytemuck::cast_slice_mut(values),
+            BufferMut::Bf16(values) => bytemuck::cast_slice_mut(values),
+            BufferMut::U8(values) => values,
+        };
+        into[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    })?;
+    filled(trainer)
+}
+
+fn filled(trainer: &mut Trainer) -> Result<(), ReadError> {
+    trainer.tiers.as_mut().map_or(Ok(()), |tiers| tiers.filled().map_err(|e| io::Error::other(e).into()))
+}
+
+fn dtype(array: ArrayType) -> Dtype {
+    match array {
+        ArrayType::F32 => Dtype::F32,
+        ArrayType::Bf16 => Dtype::BF16,
+        ArrayType::U8 => Dtype::U8,
     }
-    saved.fill(&mut all)
 }
 
 /// The trained parameters under their names.
 fn params(trainer: &Trainer) -> Vec<Tensor<'_>> {
-    let of = |&p: &ParamId| {
-        let tensor = trainer.tensor(p);
-        let name = trainer.model.params[p].name.clone();
-        let data = match tensor.input() {
-            In::F32(values) => Data::F32(values),
-            In::Bf16(values) => Data::Bf16(values),
-            In::F16(_) => unreachable!("trained parameters are f32 or bf16"),
-        };
-        Tensor { name, shape: vec![tensor.rows(), tensor.cols()], data }
+    let of = |(i, p): (usize, &ounce_tensor::ParamId)| {
+        let values = trainer.values(i);
+        let param = &trainer.model.params[*p];
+        let (rows, cols) = param.weight.shape();
+        Tensor {
+            name: param.name.clone(),
+            shape: vec![rows, cols],
+            dtype: dtype(values.array()),
+            elements: rows * cols,
+            pour: Box::new(move |out| values.pour(out)),
+        }
     };
-    trainer.trained.iter().map(of).collect()
+    trainer.trained.iter().enumerate().map(of).collect()
 }
 
 fn optimizer(trainer: &Trainer) -> Vec<Tensor<'_>> {
     let mut all = Vec::new();
-    for (&p, state) in trainer.trained.iter().zip(&trainer.states) {
+    for (i, (&p, state)) in trainer.trained.iter().zip(&trainer.states).enumerate() {
         let name = &trainer.model.params[p].name;
-        all.extend(state.buffers().into_iter().map(|(buffer, values)| {
-            let data = match values {
-                Buffer::F32(values) => Data::F32(values),
-                Buffer::Bf16(values) => Data::Bf16(values),
-                Buffer::U8(values) => Data::U8(values),
+        for (buffer, values) in state.buffers() {
+            let (array, bytes): (_, &[u8]) = match values {
+                Buffer::F32(values) => (ArrayType::F32, bytemuck::cast_slice(values)),
+                Buffer::Bf16(values) => (ArrayType::Bf16, bytemuck::cast_slice(values)),
+                Buffer::U8(values) => (ArrayType::U8, values),
             };
-            Tensor::flat(format!("{name}.{buffer}"), data)
-        }));
+            let elements = bytes.len() / bytes_each(array);
+            all.push(flat(format!("{name}.{buffer}"), array, elements, Box::new(|out| out.write_all(bytes))));
+        }
+        let Some(tiers) = &trainer.tiers else { continue };
+        for array in tiers.moments(i) {
+            let (name, of, elements) = (array.name.clone(), array.array, array.elements);
+            all.push(flat(name, of, elements, Box::new(move |out| tiers.pour(&array, out))));
+        }
     }
     all
+}
+
+fn flat(name: String, array: ArrayType, elements: usize, pour: tensors::Pour<'_>) -> Tensor<'_> {
+    Tensor { name, shape: vec![elements], dtype: dtype(array), elements, pour }
 }

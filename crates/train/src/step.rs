@@ -33,8 +33,8 @@ pub struct NonFinite {
 pub enum StepError {
     #[error(transparent)]
     NonFinite(#[from] NonFinite),
-    /// Streamed weights that could not be read, or offloaded activations that could not be written or read back. As with a
-    /// gradient that is not finite, nothing was updated, unless updates are made during the backward pass.
+    /// A disk that failed with weights, optimizer state or activations on their way. Where gradients are accumulated and what is
+    /// trained is in memory, nothing was updated; else only a checkpoint leads back.
     #[error(transparent)]
     Read(#[from] ReadError),
 }

@@ -3,13 +3,14 @@
 //!
 //! Knows no files, no recipe and no clock; the loop in `run.rs` does.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use ounce_data::Batch;
+use ounce_formats::scratch::ScratchFile;
 use ounce_model::{Model, Training};
 use ounce_optim::{Optimizer, State, clip};
 use ounce_spec::recipe::Gradients;
-use ounce_tensor::kernels::In;
 use ounce_tensor::{
     Accumulate, Device, Elem, MemoryUse, Offload, ParamId, Policy, Random, ReadError, Rehearsal, Stage, Store, Tensor,
     UpdateNow, Weight,
@@ -18,6 +19,7 @@ use ounce_tensor::{
 use crate::pass::{from_loss, policies, rows_of, scalar, stage};
 use crate::scale::LossScale;
 use crate::step::{NonFinite, StepError, StepResult};
+use crate::tiers::Tiers;
 use crate::update::{Updates, sum_squares};
 
 /// A model in training.
@@ -26,9 +28,12 @@ pub struct Trainer {
     pub model: Model,
     /// The trained parameters, in the order of everything that is saved.
     pub trained: Vec<ParamId>,
+    /// Empty ones for what is in `tiers`, as on the dry device.
     pub states: Vec<State>,
     /// Where activations are f16.
     pub loss_scale: Option<LossScale>,
+    /// Where what is trained is on disk.
+    pub tiers: Option<Tiers>,
     optimizer: Box<dyn Optimizer>,
     gradients: Gradients,
     sink: Accumulate,
@@ -79,13 +84,14 @@ impl Trainer {
             Gradients::Accumulate => Accumulate::new(device, &model.params, &trained),
             Gradients::UpdateNow => Accumulate::on_demand(&model.params, &trained),
         };
-        let elements = |p: &ParamId| {
-            let (n, k) = model.params.weight(*p).shape();
-            n * k
+        // What is not dense goes to disk, and its state with it.
+        let state = |p: &ParamId| match model.params.weight(*p) {
+            Weight::Dense(t) => optimizer.init(t.len()),
+            Weight::Stored { .. } => State::default(),
         };
         let states = match device.is_dry() {
             true => Vec::new(),
-            false => trained.iter().map(|p| optimizer.init(elements(p))).collect(),
+            false => trained.iter().map(state).collect(),
         };
         let loss_scale = (elem == Elem::F16).then(LossScale::default);
         let device = device.clone();
@@ -96,6 +102,7 @@ impl Trainer {
             trained,
             states,
             loss_scale,
+            tiers: None,
             optimizer,
             gradients,
             sink,
@@ -107,6 +114,28 @@ impl Trainer {
             seed,
             examples,
         }
+    }
+
+    /// Moves the trained matrices, as `masters`, and their moments to `file` (none on the dry device); a new run begins there.
+    /// `let_go` is called in between: parts of what the model was loaded from are not needed any more.
+    ///
+    /// # Errors
+    /// A disk that is too full, found before anything is written, or that fails.
+    pub fn move_to_disk(
+        &mut self,
+        masters: Elem,
+        file: Option<ScratchFile>,
+        let_go: &dyn Fn(),
+    ) -> Result<(), ReadError> {
+        let layout = self.optimizer.layout();
+        let tiers = Tiers::new(&self.device, &mut self.model, &self.trained, masters, layout, file, let_go)?;
+        for (i, state) in self.states.iter_mut().enumerate() {
+            if tiers.has(i) {
+                *state = State::default();
+            }
+        }
+        self.tiers = Some(tiers);
+        Ok(())
     }
 
     /// Chooses again what each block does with its activations.
@@ -147,8 +176,10 @@ impl Trainer {
                     self.trained.iter().for_each(|&p| {
                         sum_squares(&self.device, self.sink.grad(p).expect("trained"));
                     });
-                    if self.device.is_dry() {
-                        self.update(1, 1, 0.0, 0.0);
+                    // What only moves bytes costs time too.
+                    let dry = self.device.is_dry();
+                    if dry || self.tiers.is_some() {
+                        self.update(1, 1, 0.0, 0.0, dry)?;
                     }
                 }
                 Gradients::UpdateNow => {
@@ -213,7 +244,7 @@ impl Trainer {
             Ok(clipped) => {
                 // Adam's correction counts updates.
                 let update = step - self.loss_scale.map_or(0, |scale| scale.skipped);
-                self.update(step, update, lr, clipped.grad_scale);
+                self.update(step, update, lr, clipped.grad_scale, true)?;
                 self.loss_scale.iter_mut().for_each(LossScale::step_done);
                 return Ok(done(clipped.norm, false));
             }
@@ -238,22 +269,7 @@ impl Trainer {
         self.loss_scale.map_or(1.0, |scale| scale.factor)
     }
 
-    /// Whether everything that is trained is a number, after `step`.
-    pub fn check_finite(&self, step: usize) -> Result<(), NonFinite> {
-        for &p in &self.trained {
-            let bad = match self.tensor(p).input() {
-                In::F32(values) => values.iter().copied().find(|v| !v.is_finite()),
-                In::Bf16(values) => values.iter().find(|v| !v.is_finite()).map(|v| v.to_f32()),
-                In::F16(_) => unreachable!("trained parameters are f32 or bf16"),
-            };
-            if let Some(value) = bad {
-                return Err(self.bad(step, &self.model.params[p].name, f64::from(value)));
-            }
-        }
-        Ok(())
-    }
-
-    fn bad(&self, step: usize, what: &str, value: f64) -> NonFinite {
+    pub(crate) fn bad(&self, step: usize, what: &str, value: f64) -> NonFinite {
         NonFinite { step, what: what.to_owned(), value, examples: self.examples.clone() }
     }
 
@@ -273,28 +289,13 @@ impl Trainer {
         self.device.memory()
     }
 
-    /// Bytes of optimizer state, also before it exists.
+    /// Bytes of optimizer state that stays in memory, also before it exists.
     pub fn optimizer_bytes(&self) -> usize {
-        let bytes = |p: &ParamId| {
+        let bytes = |(i, p): (usize, &ParamId)| {
             let (n, k) = self.model.params.weight(*p).shape();
-            self.optimizer.state_bytes(n * k)
+            if self.tiers.as_ref().is_some_and(|tiers| tiers.has(i)) { 0 } else { self.optimizer.state_bytes(n * k) }
         };
-        self.trained.iter().map(bytes).sum()
-    }
-
-    /// The values of a trained parameter.
-    pub fn tensor(&self, p: ParamId) -> &Tensor {
-        match self.model.params.weight(p) {
-            Weight::Dense(t) => t,
-            Weight::Stored { .. } => unreachable!("trained parameters are dense"),
-        }
-    }
-
-    pub fn tensor_mut(&mut self, p: ParamId) -> &mut Tensor {
-        match &mut self.model.params[p].weight {
-            Weight::Dense(t) => t,
-            Weight::Stored { .. } => unreachable!("trained parameters are dense"),
-        }
+        self.trained.iter().enumerate().map(bytes).sum()
     }
 
     /// Adds one batch's gradients to the sink, part by part; returns its share of the mean loss. A part whose loss is not
@@ -332,7 +333,7 @@ impl Trainer {
         lr: f64,
         update: bool,
     ) -> Result<(f64, Updated), ReadError> {
-        let Trainer { device, model, sink, trained, states, offload, .. } = self;
+        let Trainer { device, model, sink, trained, states, tiers, offload, .. } = self;
         let training = Training { family: &*model.family, elem: self.elem };
         let random = Random { seed: self.seed, step: place.step as u64 };
         let stage = stage(&training, &self.policies, &self.wanted, random, offload.as_ref());
@@ -343,10 +344,22 @@ impl Trainer {
         if !loss.is_finite() {
             return Ok((loss, updated));
         }
-        let mut updates =
-            Updates { device, optimizer: &*self.optimizer, trained, states, step: place.step, lr, random };
+        let mut failed = None;
+        tiers.iter_mut().try_for_each(Tiers::begin)?;
+        let tiers = tiers.as_mut();
+        let mut updates = Updates {
+            device,
+            optimizer: &*self.optimizer,
+            trained,
+            states,
+            tiers,
+            change: update,
+            step: place.step,
+            lr,
+            random,
+        };
         let mut on_gradient = |i: usize, weight: &mut Weight, grad: &Tensor| {
-            if updated.bad.is_some() {
+            if updated.bad.is_some() || failed.is_some() {
                 return;
             }
             let sum = sum_squares(device, grad);
@@ -355,23 +368,30 @@ impl Trainer {
                 return;
             }
             updated.sums[i] = sum;
-            if update {
-                updates.apply(i, weight, grad, 1.0);
-            }
+            failed = updates.apply(i, weight, grad, 1.0).err();
         };
         let mut now = UpdateNow::new(device, sink, trained, &mut on_gradient);
         stage.backward(device, &mut model.params, &mut now, &rows, pass, from_loss(device))?;
         now.finish(&mut model.params);
-        Ok((loss, updated))
+        failed.map_or(Ok((loss, updated)), Err)
     }
 
-    /// Updates every parameter by the accumulated gradients, for the `update`-th time in this run.
-    fn update(&mut self, step: usize, update: usize, lr: f64, grad_scale: f32) {
-        let Trainer { device, model, sink, trained, states, .. } = self;
+    /// Updates every parameter by the accumulated gradients, for the `update`-th time in this run, or (without `change`) moves
+    /// what that would move.
+    fn update(&mut self, step: usize, update: usize, lr: f64, grad_scale: f32, change: bool) -> Result<(), ReadError> {
+        let Trainer { device, model, sink, trained, states, tiers, .. } = self;
         let random = Random { seed: self.seed, step: step as u64 };
-        let mut updates = Updates { device, optimizer: &*self.optimizer, trained, states, step: update, lr, random };
-        for (i, &p) in trained.iter().enumerate() {
-            updates.apply(i, &mut model.params[p].weight, sink.grad(p).expect("trained"), grad_scale);
+        // As a backward pass meets them: what is on disk comes in this order, and what it left in memory is used first.
+        let mut order: Vec<usize> = (0..trained.len()).collect();
+        order.sort_by_key(|&i| Reverse(model.params.complete_at(trained[i])));
+        tiers.iter_mut().try_for_each(Tiers::begin)?;
+        let tiers = tiers.as_mut();
+        let optimizer = &*self.optimizer;
+        let mut updates = Updates { device, optimizer, trained, states, tiers, change, step: update, lr, random };
+        for i in order {
+            let p = trained[i];
+            updates.apply(i, &mut model.params[p].weight, sink.grad(p).expect("trained"), grad_scale)?;
         }
+        Ok(())
     }
 }

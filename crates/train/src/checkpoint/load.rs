@@ -25,24 +25,70 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// The content of one file, verified once more as it is read.
+    /// One file, to be read from front to back and verified once more on the way.
+    ///
+    /// # Errors
+    /// `Invalid`: the checkpoint has no such file. `Io`.
+    pub fn open(&self, vfs: &dyn Vfs, name: &str) -> Result<Verified, CheckpointError> {
+        let Some(entry) = self.manifest.files.iter().find(|f| f.name == name) else {
+            let problems = vec![format!("it has no {name}")];
+            return Err(CheckpointError::Invalid { path: self.path.clone(), problems });
+        };
+        let path = self.path.join(name);
+        let file = vfs.open(&path).map_err(|e| CheckpointError::io("read", &path, e))?;
+        Ok(Verified { file, hasher: blake3::Hasher::new(), path, bytes: entry.bytes, blake3: entry.blake3.clone() })
+    }
+
+    /// The content of one small file.
     ///
     /// # Errors
     /// `Invalid`: the checkpoint has no such file, or it changed since it was loaded. `Io`.
     pub fn blob(&self, vfs: &dyn Vfs, name: &str) -> Result<Vec<u8>, CheckpointError> {
-        let invalid = |problem: String| CheckpointError::Invalid { path: self.path.clone(), problems: vec![problem] };
-        let Some(entry) = self.manifest.files.iter().find(|f| f.name == name) else {
-            return Err(invalid(format!("it has no {name}")));
-        };
-        let path = self.path.join(name);
+        let mut file = self.open(vfs, name)?;
         let mut bytes = vec![];
-        vfs.open(&path)
-            .and_then(|file| file.take(entry.bytes.saturating_add(1)).read_to_end(&mut bytes))
-            .map_err(|e| CheckpointError::io("read", &path, e))?;
-        if bytes.len() as u64 != entry.bytes || blake3::hash(&bytes).to_hex().as_str() != entry.blake3 {
-            return Err(invalid(format!("{name} does not match its hash: it was damaged or edited")));
-        }
+        let limit = file.bytes.saturating_add(1);
+        (&mut file).take(limit).read_to_end(&mut bytes).map_err(|e| CheckpointError::io("read", &file.path, e))?;
+        file.finish()?;
         Ok(bytes)
+    }
+}
+
+/// A file of a checkpoint as it is read. What was read is to be trusted when [`Verified::finish`] says so.
+pub struct Verified {
+    file: Box<dyn Read>,
+    hasher: blake3::Hasher,
+    path: PathBuf,
+    bytes: u64,
+    blake3: String,
+}
+
+impl Verified {
+    /// Reads what is left.
+    ///
+    /// # Errors
+    /// `Invalid`: it changed since the checkpoint was loaded. `Io`.
+    pub fn finish(mut self) -> Result<(), CheckpointError> {
+        let limit = self.bytes.saturating_add(1);
+        io::copy(&mut (&mut self).take(limit), &mut io::sink())
+            .map_err(|e| CheckpointError::io("read", &self.path, e))?;
+        if self.hasher.count() != self.bytes || self.hasher.finalize().to_hex().as_str() != self.blake3 {
+            let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+            let problems = vec![format!("{name} does not match its hash: it was damaged or edited")];
+            return Err(CheckpointError::Invalid { path: self.path.parent().unwrap_or(&self.path).into(), problems });
+        }
+        Ok(())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Read for Verified {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(into)?;
+        self.hasher.update(&into[..read]);
+        Ok(read)
     }
 }
 

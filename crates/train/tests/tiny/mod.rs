@@ -198,6 +198,20 @@ impl Case {
         resume: bool,
         stop_after: Option<usize>,
     ) -> Result<(Outcome, Left), TrainError> {
+        let (outcome, trainer) = self.train_only(trainer, dir, vfs, resume, stop_after)?;
+        let left = Left::of(&trainer, dir);
+        Ok((outcome, left))
+    }
+
+    /// The same without a look at what is left: the trainer, whose parameters may be anywhere.
+    pub fn train_only(
+        &self,
+        trainer: Trainer,
+        dir: &Path,
+        vfs: &dyn Vfs,
+        resume: bool,
+        stop_after: Option<usize>,
+    ) -> Result<(Outcome, Trainer), TrainError> {
         let stop = AtomicBool::new(stop_after == Some(0));
         let mut run = self.run_of(trainer, dir, vfs, &stop);
         let outcome = run.train(resume, &mut |event| match event {
@@ -206,8 +220,7 @@ impl Case {
             }
             _ => {}
         })?;
-        let left = Left::of(&run.trainer, dir);
-        Ok((outcome, left))
+        Ok((outcome, run.trainer))
     }
 }
 
