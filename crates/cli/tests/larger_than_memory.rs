@@ -1,5 +1,6 @@
 //! A model that is larger than the memory it may use: the plan streams its weights and says so, and tuning and talking give what
-//! they give in memory, byte for byte. The same for activations that wait on disk. Through the real binary.
+//! they give in memory, byte for byte. The same for activations that wait on disk, and for
+//! weights and optimizer state that are trained there. Through the real binary.
 
 mod common;
 
@@ -134,6 +135,67 @@ fn a_disk_without_room_for_activations_is_found_before_training() {
     assert_eq!(ran.status.code(), Some(75), "{stderr}");
     assert!(stderr.contains("more for the scratch file in") && stderr.contains("activations=recompute"), "{stderr}");
     assert!(!place.path("run").exists(), "the run has begun");
+}
+
+/// Weights and moments of full tuning, three times the file: killed twice on the way, and once it goes on in memory.
+#[test]
+fn full_tuning_on_disk_gives_the_same_bytes_through_kills() {
+    let place = Place::new();
+    wide_model(&place);
+    place.echo_rows("d.jsonl", "abcdefghijklmnop");
+    place.echo_rows("v.jsonl", "abcd");
+    let full = ["--method", "full", "--gradients", "update_now", "--set", "max_grad_norm=0"];
+    let roomy = plan(&place, &["plan", "tune"], &[&full[..], &["--json"]].concat());
+    assert_eq!(roomy["weights"], "mapped");
+    let needed = roomy["memory"]["total_bytes"].as_u64().unwrap();
+    let limit = (needed - (40 << 20)).to_string();
+    let tight = plan(&place, &["plan", "tune"], &[&full[..], &["--json", "--mem", &limit]].concat());
+    assert_eq!(tight["weights"], "tiered");
+    let reasons = tight["reasons"].to_string();
+    assert!(reasons.contains("trained weights and optimizer state") && reasons.contains("are on disk"), "{reasons}");
+    let written = tight["time"]["step_write_bytes"].as_f64().unwrap();
+    let state = (12 * 97 * HIDDEN * 2 + 12 * LAYERS * (3 * HIDDEN * FFN + 3 * HIDDEN * HIDDEN)) as f64;
+    assert!((state..1.01 * state).contains(&written), "{written} of {state}");
+
+    let tune =
+        ["tune", "wide", "--data", "d.jsonl", "--valid", "v.jsonl", "--set", "eval_every=3", "--set", "patience=9"];
+    let short = ["--max-length", "32", "--max-steps", "6", "--seed", "3", "-q", "--set", "save_every=2"];
+    place.ok(&[&tune[..], &short, &full, &["--out", "here"]].concat());
+    place.ok(&[&tune[..], &short, &full, &["--out", "there", "--mem", &limit]].concat());
+    let start = [&tune[..], &short, &full, &["--out", "killed", "--mem", &limit]].concat();
+    for kill in 0..3u64 {
+        let command = match place.path("killed/recipe.yaml").exists() {
+            true => place.command(&["tune", "--resume", "killed", "-q", "--mem", &limit]),
+            false => place.command(&start),
+        };
+        let mut command = command;
+        let mut child =
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let before = log_length(&place);
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while log_length(&place) == before && child.try_wait().unwrap().is_none() {
+            assert!(std::time::Instant::now() < limit, "the run does not begin");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(90 * kill));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    place.ok(&["tune", "--resume", "killed", "-q"]);
+    let read = |run: &str, name: &str| std::fs::read(place.path(run).join(name)).unwrap();
+    for run in ["there", "killed"] {
+        for name in ["model.safetensors", "checkpoint-6/optimizer.safetensors", "best.safetensors"] {
+            assert!(read("here", name) == read(run, name), "{name} of {run} differs");
+        }
+    }
+    let summary = |run: &str| -> serde_json::Value { serde_json::from_slice(&read(run, "summary.json")).unwrap() };
+    assert_eq!(summary("there")["forecast"]["weights"], "tiered");
+    assert_eq!(summary("there")["valid_loss"], summary("here")["valid_loss"]);
+    assert!(summary("there")["peak_memory_bytes"].as_u64() < summary("here")["peak_memory_bytes"].as_u64());
+}
+
+fn log_length(place: &Place) -> u64 {
+    std::fs::metadata(place.path("killed/metrics.jsonl")).map_or(0, |m| m.len())
 }
 
 #[test]

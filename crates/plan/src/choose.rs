@@ -30,6 +30,8 @@ pub struct Facts {
     /// Free on the disk that activations may be written to; `None`: they may not.
     pub disk_free_bytes: Option<u64>,
     pub optimizer_bytes: usize,
+    /// Trained weights and their optimizer state, where they may be on disk.
+    pub tiered: Option<Tiered>,
     /// Scratch that the kernels keep.
     pub scratch_bytes: usize,
     /// Batches in the rehearsal, and in the whole run.
@@ -38,6 +40,15 @@ pub struct Facts {
     /// Optimizer steps and tokens of the whole run.
     pub steps: usize,
     pub tokens: usize,
+}
+
+/// What is trained, on disk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tiered {
+    /// Room on disk.
+    pub disk_bytes: usize,
+    /// Optimizer state that stays in memory.
+    pub optimizer_bytes: usize,
 }
 
 /// A run that cannot fit: the least it needs, by what it is for.
@@ -52,10 +63,14 @@ pub struct DoesNotFit {
 pub type Rehearse<'a> = dyn FnMut(&[Policy], Residency) -> Rehearsal + 'a;
 
 /// Chooses, with as few dry runs as searches by halves need. Activations in memory are given up first and mapped weights next;
-/// where several ways fit, the one that is forecast to be fastest is taken.
+/// where several ways fit, the one that is forecast to be fastest is taken. What is trained goes to disk only if nothing else
+/// fits: every step writes all of it there.
 pub fn choose(facts: &Facts, calibration: &Calibration, rehearse: &mut Rehearse) -> Result<Plan, DoesNotFit> {
     let mapped = Search { facts, calibration, weights: Residency::Mapped, rehearse }.best();
     let whole = matches!(&mapped, Ok(plan) if plan.activations.iter().all(|policy| *policy == Policy::Keep));
+    if mapped.is_err() && facts.tiered.is_some() {
+        return Search { facts, calibration, weights: Residency::Tiered, rehearse }.best();
+    }
     if whole || facts.unstreamable_bytes.is_none() {
         return mapped;
     }

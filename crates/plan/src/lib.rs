@@ -8,4 +8,4 @@ pub mod disk;
 pub mod probe;
 
 pub use calibrate::{Calibration, Shapes};
-pub use choose::{DoesNotFit, Facts, Rehearse, choose};
+pub use choose::{DoesNotFit, Facts, Rehearse, Tiered, choose};

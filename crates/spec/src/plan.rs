@@ -9,7 +9,7 @@ pub struct Plan {
     /// Room on disk that offloaded activations take, at most.
     #[serde(default)]
     pub offloaded_bytes: usize,
-    /// Where the base model's weights are.
+    /// Where the model's weights are.
     #[serde(default)]
     pub weights: Residency,
     pub memory: MemoryForecast,
@@ -32,7 +32,7 @@ pub enum Policy {
     OffloadInputs,
 }
 
-/// How weights that are not trained come to the processor.
+/// How weights come to the processor. Those that are trained are in memory unless it says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Residency {
@@ -41,6 +41,8 @@ pub enum Residency {
     Mapped,
     /// Read from their file a segment ahead of their use, and let go after it.
     Streamed,
+    /// Trained, and on disk with their optimizer state: read a segment ahead, and written back when they have been updated.
+    Tiered,
 }
 
 /// Bytes at the peak of a step, by what they are for. `total_bytes` is the peak resident size of the process.

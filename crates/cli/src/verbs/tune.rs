@@ -7,7 +7,9 @@ mod setup;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use ounce_plan::probe;
 use ounce_spec::event::EndReason;
+use ounce_spec::plan::Residency;
 use ounce_spec::{Plan, Recipe};
 use ounce_train::report::{METRICS, Reporter, SUMMARY, braille};
 use ounce_train::state::StateError;
@@ -59,6 +61,13 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         units::seconds(plan.time.total_s)
     ));
 
+    if plan.weights == Residency::Tiered {
+        context.out.note(format!(
+            "trained weights and optimizer state do not fit and are on disk: {} are written there per step",
+            units::bytes(plan.time.step_write_bytes as usize)
+        ));
+    }
+
     // From here on there is something to save.
     let signals = Signals::listen();
     std::fs::create_dir_all(&dir).map_err(|e| CliError::write(&dir, &e))?;
@@ -92,7 +101,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         .detail("everything is saved")
         .help(format!("go on with: ounce tune --resume {}", dir.display())));
     }
-    let saved = save::write(&dir, &recipe, &target, &run.trainer.model)?;
+    let saved = save::write(&dir, &recipe, &target, &run.trainer)?;
     report(context, &recipe, &outcome, &plan, live.losses(), &saved);
     Ok(Exit::Done)
 }
@@ -115,9 +124,10 @@ fn complete(context: &Context, args: &Args) -> Result<Recipe> {
 }
 
 fn prepare(context: &Context, recipe: &Recipe, mem: Option<usize>) -> Result<(setup::Prepared, Plan)> {
-    let mut prepared = setup::prepare(context, recipe)?;
+    let limit_bytes = mem.unwrap_or_else(probe::usable_memory_bytes);
+    let mut prepared = setup::prepare(context, recipe, limit_bytes)?;
     prepared.describe(context, recipe);
-    let plan = forecast::forecast(recipe, &mut prepared, mem)?;
+    let plan = forecast::forecast(recipe, &mut prepared, limit_bytes)?;
     Ok((prepared, plan))
 }
 
@@ -317,6 +327,15 @@ fn report(context: &Context, recipe: &Recipe, outcome: &Outcome, plan: &Plan, lo
         units::seconds(plan.time.step_s * outcome.progress.step as f64),
         off(plan.time.step_s * outcome.progress.step as f64, outcome.progress.train_s)
     ));
+    let moved = plan.time.step_read_bytes + plan.time.step_write_bytes;
+    if moved > 0.0 {
+        out.note(format!(
+            "disk: {} read and {} written per step, {} per second",
+            units::bytes(plan.time.step_read_bytes as usize),
+            units::bytes(plan.time.step_write_bytes as usize),
+            units::bytes((moved / outcome.step_s.max(1e-9)) as usize)
+        ));
+    }
     out.note(format!("saved {saved}; also {SUMMARY}, {METRICS}, loss.svg and tensorboard/ in {}", recipe.out));
     out.note("next:");
     for next in save::next_commands(recipe) {

@@ -26,7 +26,10 @@ pub(super) fn forecast(
     let in_place_bytes = match weights {
         Residency::Mapped => facts.mapped_bytes,
         Residency::Streamed => facts.unstreamable_bytes.unwrap_or(0),
+        Residency::Tiered => 0,
     };
+    let tiered = facts.tiered.filter(|_| weights == Residency::Tiered);
+    let optimizer_bytes = tiered.map_or(facts.optimizer_bytes, |tiered| tiered.optimizer_bytes);
     let at_peak = |purpose: Purpose| memory.at_peak_bytes[purpose as usize];
     // What the arena caches beyond its peak is workspace too.
     let cached = memory.peak_reserved_bytes.saturating_sub(memory.peak_bytes);
@@ -34,7 +37,7 @@ pub(super) fn forecast(
         weights_bytes: in_place_bytes + at_peak(Purpose::Weights),
         adapters_bytes: at_peak(Purpose::Adapters),
         gradients_bytes: at_peak(Purpose::Gradients),
-        optimizer_bytes: facts.optimizer_bytes + at_peak(Purpose::Optimizer),
+        optimizer_bytes: optimizer_bytes + at_peak(Purpose::Optimizer),
         activations_bytes: at_peak(Purpose::Activations),
         workspace_bytes: at_peak(Purpose::Workspace) + facts.scratch_bytes + cached,
         program_bytes: facts.program_bytes,
@@ -68,6 +71,9 @@ pub(super) fn forecast(
     }
     if weights == Residency::Streamed {
         because.push(reasons::streaming(&time, facts.mapped_bytes, calibration, &counter));
+    }
+    if let Some(tiered) = tiered {
+        because.push(reasons::tiered(&time, tiered.disk_bytes, calibration, &counter));
     }
     Candidate {
         plan: Box::new(Plan { activations, offloaded_bytes, weights, memory: m, time, reasons: because }),

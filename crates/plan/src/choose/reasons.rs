@@ -1,7 +1,7 @@
 //! Why a plan is as it is, in sentences.
 
 use ounce_spec::Plan;
-use ounce_spec::plan::{Policy, TimeForecast};
+use ounce_spec::plan::{Policy, Residency, TimeForecast};
 use ounce_tensor::Counter;
 
 use super::forecast::Candidate;
@@ -28,10 +28,28 @@ pub(super) fn streaming(
     )
 }
 
+/// Why what is trained is on disk, and what of it is felt.
+pub(super) fn tiered(time: &TimeForecast, disk_bytes: usize, calibration: &Calibration, counter: &Counter) -> String {
+    let felt = felt(calibration.disk_seconds(counter), calibration.work_seconds(counter));
+    format!(
+        "trained weights and optimizer state ({}) are on disk, as they do not fit: per step {:.2} GB are read{} and {:.2} GB \
+         written{}, {felt}",
+        gib(disk_bytes),
+        time.step_read_bytes / 1e9,
+        rate(calibration.read_bytes_s),
+        time.step_write_bytes / 1e9,
+        rate(calibration.write_bytes_s)
+    )
+}
+
 /// What of a plan's activations goes to disk, and what of it is felt.
 pub(super) fn on_disk(found: &Candidate, calibration: &Calibration) -> Option<String> {
     let written = found.plan.time.step_write_bytes;
-    (written > 0.0).then(|| {
+    if found.plan.weights == Residency::Tiered && found.plan.offloaded_bytes > 0 {
+        // What moves has been told with the weights.
+        return Some(format!("activations on disk take {} there", gib(found.plan.offloaded_bytes)));
+    }
+    (found.plan.offloaded_bytes > 0).then(|| {
         format!(
             "activations on disk take {} there: {:.2} GB per step are written{} and read{}, {}",
             gib(found.plan.offloaded_bytes),

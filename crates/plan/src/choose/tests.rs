@@ -13,6 +13,7 @@ fn facts(activations: Activations, limit_bytes: usize) -> Facts {
         unstreamable_bytes: None,
         disk_free_bytes: None,
         optimizer_bytes: 4,
+        tiered: None,
         scratch_bytes: 1,
         rehearsed: 1,
         batches: 6,
@@ -149,4 +150,35 @@ fn a_plan_says_what_goes_to_disk_and_what_another_would_cost() {
     let plan = choose(&forced, &calibration(1.0), &mut rehearse).unwrap();
     assert_eq!((plan.activations.clone(), plan.offloaded_bytes), (vec![Policy::Offload; 10], 40));
     assert_eq!((plan.time.step_write_bytes, plan.time.step_read_bytes), (80.0, 80.0));
+}
+
+/// Ten bytes of memory for every weight that is trained, or two on disk.
+#[test]
+fn what_is_trained_goes_to_disk_only_if_nothing_else_fits() {
+    let mut trained = |activations: &[Policy], weights: Residency| {
+        let mut found = rehearse(activations, Residency::Mapped);
+        let on_disk = weights == Residency::Tiered;
+        found.memory.at_peak_bytes[Purpose::Weights as usize] = if on_disk { 2 } else { 10 };
+        if on_disk {
+            (found.counter.read_bytes, found.counter.write_bytes) = (300.0, 200.0);
+        }
+        found
+    };
+    let tiered = Some(Tiered { disk_bytes: 3 << 30, optimizer_bytes: 1 });
+    let mut chosen = |limit: usize, tiered: Option<Tiered>| {
+        let facts = Facts { mapped_bytes: 0, tiered, ..facts(Activations::Auto, limit) };
+        let mut calibration = calibration(1.0);
+        calibration.write_bytes_s = 0.5;
+        choose(&facts, &calibration, &mut trained)
+    };
+    // 5 of the program, 1 of kernels, 4 of the optimizer, 10 of weights: 20 with all blocks computed twice.
+    assert_eq!(chosen(20, tiered).unwrap().weights, Residency::Mapped);
+    let plan = chosen(19, tiered).unwrap();
+    assert_eq!((plan.weights, plan.memory.total_bytes, kept(&plan)), (Residency::Tiered, 19, 1));
+    // Two batches a step, 300 bytes at one a second and 200 at half of one.
+    assert_eq!(plan.time.step_s, 2.0 * 700.0);
+    let reasons = plan.reasons.join("; ");
+    assert!(reasons.contains("(3.00 GiB) are on disk") && reasons.contains("times as long"), "{reasons}");
+    assert_eq!(chosen(8, tiered).unwrap_err().plan.memory.total_bytes, 9);
+    assert_eq!(chosen(19, None).unwrap_err().plan.memory.total_bytes, 20);
 }

@@ -1,11 +1,10 @@
 //! The forecast of a run: its own batches through its own code on the dry device, over this machine's measured speed.
 
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ounce_data::Batch;
 use ounce_formats::{Checkpoint, scratch};
-use ounce_plan::{Calibration, DoesNotFit, Facts, Shapes, choose, disk, probe};
+use ounce_plan::{Calibration, DoesNotFit, Facts, Shapes, Tiered, choose, disk};
 use ounce_spec::plan::{Policy, Residency};
 use ounce_spec::recipe::{Activations, Method};
 use ounce_spec::{Plan, Recipe};
@@ -22,9 +21,9 @@ use crate::verbs::plan::parts;
 /// Batches that are rehearsed: enough that their mean is the run's.
 const SAMPLE: usize = 24;
 
-/// Forecasts and chooses; refuses what cannot fit into `limit_bytes` (nothing: what this process may use). The trainer is left
+/// Forecasts and chooses; refuses what cannot fit into `limit_bytes`. The trainer is left
 /// as the plan has it.
-pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<usize>) -> Result<Plan> {
+pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: usize) -> Result<Plan> {
     let (sample, mean_tokens, sequences) = sample(prepared);
     let parts = sample.iter().flat_map(|b| b.parts(setup::micro_batch_tokens(recipe)));
     let rows = parts.map(|p| p.tokens()).max().unwrap_or(1);
@@ -41,7 +40,9 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
     let accumulation = recipe.gradient_accumulation.max(1);
     let steps = recipe.max_steps.unwrap_or_else(|| prepared.batches.steps_in(recipe.epochs).div_ceil(accumulation));
     let params = &trainer.model.params;
-    let mapped = params.iter().filter(|(_, p)| matches!(p.weight, Weight::Stored { .. }));
+    // What is trained is in memory or on a disk of its own, not in place.
+    let frozen = recipe.method != Method::Full;
+    let mapped = params.iter().filter(|(_, p)| frozen && matches!(p.weight, Weight::Stored { .. }));
     let processor = trainer.device.processor();
     let like = match elem {
         Elem::F32 => In::F32(&[]),
@@ -53,12 +54,13 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
     let mut facts = Facts {
         blocks: trainer.model.family.blocks(),
         activations: recipe.activations,
-        limit_bytes: limit_bytes.unwrap_or_else(probe::usable_memory_bytes),
+        limit_bytes,
         program_bytes: prepared.program_bytes,
         mapped_bytes: mapped.map(|(_, p)| p.weight.bytes_len()).sum(),
         unstreamable_bytes: None,
         disk_free_bytes: None,
-        optimizer_bytes: trainer.optimizer_bytes(),
+        optimizer_bytes: rehearsal.optimizer_bytes(),
+        tiered: None,
         scratch_bytes: linears.iter().map(|l| scratch(params.weight(l.weight).shape())).max().unwrap_or(0),
         rehearsed: sample.len(),
         batches: steps * accumulation,
@@ -71,7 +73,8 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
     };
     let mut plan = choose(&facts, &calibration, &mut |activations, _| rehearse(&mut rehearsal, activations));
     let whole = matches!(&plan, Ok(plan) if plan.activations.iter().all(|policy| *policy == Policy::Keep));
-    let dir = nearest(recipe.out.as_ref());
+    let dir = setup::existing(recipe.out.as_ref());
+    let mut on_disk = None;
     if !whole {
         // Only now are disks' speeds worth measuring.
         let mut rates = Vec::new();
@@ -80,8 +83,19 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
             Activations::Offload => true,
             Activations::Keep | Activations::Recompute => false,
         };
-        if wanted && let (Ok(found), Ok(free)) = (disk::measure(&dir), scratch::free_bytes(&dir)) {
-            facts.disk_free_bytes = Some(free);
+        let tiered = setup::disk_for(recipe).filter(|_| plan.is_err());
+        if (wanted || tiered.is_some())
+            && let (Ok(found), Ok(free)) = (disk::measure(&dir), scratch::free_bytes(&dir))
+        {
+            facts.disk_free_bytes = wanted.then_some(free);
+            if tiered.is_some() {
+                let trainer = setup::build_on_disk(&Device::dry(), checkpoint, recipe, &dir)?;
+                let (disk_bytes, optimizer_bytes) = (trainer.file_bytes(), trainer.optimizer_bytes());
+                // What a run that is prepared has taken already is not free any more.
+                let enough = free.saturating_add(prepared.trainer.file_bytes() as u64) >= disk_bytes as u64;
+                facts.tiered = enough.then_some(Tiered { disk_bytes, optimizer_bytes });
+                on_disk = Some(trainer);
+            }
             calibration.write_bytes_s = found.write_bytes_s;
             rates.push(found.read_bytes_s);
         }
@@ -98,12 +112,23 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
         plan = choose(&facts, &calibration, &mut |activations, weights| match weights {
             Residency::Mapped => rehearse(&mut rehearsal, activations),
             Residency::Streamed => rehearse(&mut streamed, activations),
+            Residency::Tiered => rehearse(on_disk.as_mut().expect("a fact says that it may be"), activations),
         });
         if matches!(&plan, Ok(plan) if plan.weights == Residency::Streamed) {
             rehearsal = streamed;
         }
     }
     let mut plan = plan.map_err(refused)?;
+    if plan.weights == Residency::Tiered {
+        rehearsal = on_disk.expect("it was rehearsed");
+        if prepared.trainer.tiers.is_none() {
+            // The one in memory goes before the other comes: there is no room for both.
+            let device = prepared.trainer.device.clone();
+            prepared.trainer = setup::build(&Device::dry(), checkpoint, recipe)?;
+            device.arena().trim();
+            prepared.trainer = setup::build_on_disk(&device, checkpoint, recipe, &dir)?;
+        }
+    }
     if plan.weights == Residency::Streamed {
         setup::stream(&mut prepared.trainer, checkpoint)?;
     }
@@ -113,12 +138,6 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: Option<us
     prepared.trainer.set_activations(&plan.activations);
     measure(&mut plan, &calibration, &mut rehearsal, &sample, mean_tokens, &mut prepared.trainer)?;
     Ok(plan)
-}
-
-/// `dir`, or the directory that it will be made in: both are on the same disk.
-fn nearest(dir: &Path) -> PathBuf {
-    let there = dir.ancestors().find(|dir| dir.is_dir() && !dir.as_os_str().is_empty());
-    there.unwrap_or(Path::new(".")).to_owned()
 }
 
 /// The file that most weights are in.

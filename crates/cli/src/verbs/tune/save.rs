@@ -1,5 +1,6 @@
 //! What a finished run leaves for others to load: a PEFT adapter, or a model directory or GGUF file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -10,20 +11,21 @@ use ounce_formats::save::{Info, WriteError};
 use ounce_formats::{Kind, TensorData, Tensors};
 use ounce_model::Model;
 use ounce_model::adapters::lora;
+use ounce_optim::ArrayType;
+use ounce_spec::DType;
 use ounce_spec::Recipe;
 use ounce_spec::recipe::Method;
-use ounce_tensor::Weight;
-use ounce_tensor::kernels::In;
+use ounce_train::Trainer;
 
 use super::setup::Target;
 use crate::codes;
 use crate::error::{CliError, Result};
 
 /// Writes the result into the run's directory; the path of what was written.
-pub fn write(dir: &Path, recipe: &Recipe, target: &Target, model: &Model) -> Result<String> {
+pub fn write(dir: &Path, recipe: &Recipe, target: &Target, trainer: &Trainer) -> Result<String> {
     match recipe.method {
-        Method::Lora => write_adapter(dir, recipe, model),
-        Method::Full => write_model(dir, target, model),
+        Method::Lora => write_adapter(dir, recipe, &trainer.model),
+        Method::Full => write_model(dir, target, trainer),
     }
 }
 
@@ -73,51 +75,40 @@ fn target_modules(model: &Model) -> Vec<String> {
     out
 }
 
-fn write_model(dir: &Path, target: &Target, model: &Model) -> Result<String> {
+/// The bits that were trained: f32, or bf16 where there were no master weights. One tensor is in memory at a time.
+fn write_model(dir: &Path, target: &Target, trainer: &Trainer) -> Result<String> {
     let checkpoint = &target.checkpoint;
-    let mut tensors = Tensors::new();
-    for (_, param) in model.params.iter() {
-        let Some(original) = checkpoint.tensors.get(&param.name) else { continue };
-        tensors.insert(param.name.clone(), as_trained(original.shape.clone(), &param.weight));
-    }
+    let numbers: BTreeMap<&str, usize> =
+        trainer.trained.iter().enumerate().map(|(i, &p)| (&*trainer.model.params[p].name, i)).collect();
+    let info = |(name, i): (&&str, &usize)| {
+        let dtype = match trainer.values(*i).array() {
+            ArrayType::Bf16 => DType::BF16,
+            _ => DType::F32,
+        };
+        Some(Info { name: name.to_string(), dtype, shape: checkpoint.tensors.get(name)?.shape.clone() })
+    };
+    let infos: Vec<Info> = numbers.iter().filter_map(info).collect();
+    let mut bytes_of = |info: &Info| match numbers.get(&*info.name) {
+        Some(&i) => Ok(Cow::Owned(trainer.values(i).to_bytes()?)),
+        None => Err("it is not there".into()),
+    };
     match (checkpoint.kind, &checkpoint.gguf) {
         (Kind::Gguf, Some(metadata)) => {
             let path = dir.join("model.gguf");
-            let infos: Vec<Info> = tensors
-                .iter()
-                .map(|(name, t)| Info { name: name.into(), dtype: t.dtype, shape: t.shape.clone() })
-                .collect();
             let export =
                 gguf::export(&checkpoint.config, &checkpoint.generation, &infos, metadata).map_err(|problems| {
                     let mut out = CliError::new(&codes::WRITE, "the model cannot be written as GGUF");
                     out.details = problems;
                     out.help("tune a Hugging Face copy of the model instead")
                 })?;
-            export
-                .write(&path, &mut |info| match tensors.get(&info.name) {
-                    Some(tensor) => Ok((&*tensor.bytes).into()),
-                    None => Err("it is not there".into()),
-                })
-                .map_err(write_error)?;
+            export.write(&path, &mut bytes_of).map_err(write_error)?;
             Ok(path.display().to_string())
         }
         _ => {
             let companions = Companions { source: Some(checkpoint.path.clone()), keep_config: true, files: Vec::new() };
-            hf::write_tensors(dir, &checkpoint.config, &tensors, &companions).map_err(write_error)?;
+            hf::write_model(dir, &checkpoint.config, &infos, &mut bytes_of, &companions).map_err(write_error)?;
             Ok(dir.display().to_string())
         }
-    }
-}
-
-/// The bits that were trained: f32, or bf16 where there were no master weights.
-fn as_trained(shape: Vec<usize>, weight: &Weight) -> TensorData {
-    match weight {
-        Weight::Dense(t) => match t.input() {
-            In::F32(values) => TensorData::from_f32(shape, values),
-            In::Bf16(values) => TensorData::from_bf16(shape, values),
-            In::F16(_) => unreachable!("trained parameters are f32 or bf16"),
-        },
-        Weight::Stored { .. } => unreachable!("full tuning makes all weights dense"),
     }
 }
 

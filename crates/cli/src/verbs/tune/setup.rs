@@ -1,10 +1,10 @@
 //! From a recipe to everything a run needs: the model with what is trained on it, and the data in batches.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ounce_data::{Batches, Renderer, Settings, Tokenized};
-use ounce_formats::scratch::ScratchError;
+use ounce_formats::scratch::{self, ScratchError, ScratchFile};
 use ounce_formats::{Checkpoint, Kind, peft};
 use ounce_model::adapters::lora;
 use ounce_model::{LoadError, Model};
@@ -57,7 +57,8 @@ pub struct Target {
     pub checkpoint: Checkpoint,
 }
 
-pub fn prepare(context: &Context, recipe: &Recipe) -> Result<Prepared> {
+/// `limit_bytes`: what the run may use of memory; what is trained goes to disk where it alone takes more.
+pub fn prepare(context: &Context, recipe: &Recipe, limit_bytes: usize) -> Result<Prepared> {
     let checkpoint = model::open(&recipe.model, &context.env)?;
     let longest = checkpoint.config.max_position_embeddings;
     if recipe.data.max_length > longest {
@@ -106,7 +107,12 @@ pub fn prepare(context: &Context, recipe: &Recipe) -> Result<Prepared> {
     let batches = Batches::new(data.train, settings).map_err(data_error)?;
     let program_bytes = ounce_train::resident::bytes();
     let device = Device::cpu(Cpu::new(context.threads()));
-    let trainer = build(&device, &checkpoint, recipe)?;
+    let in_memory = build(&Device::dry(), &checkpoint, recipe)?;
+    let least = program_bytes + in_memory.memory().live() + in_memory.optimizer_bytes();
+    let trainer = match disk_for(recipe).filter(|_| least > limit_bytes) {
+        Some(dir) => build_on_disk(&device, &checkpoint, recipe, &dir)?,
+        None => build(&device, &checkpoint, recipe)?,
+    };
     let files = data.train_files.into_iter().map(|file| file.path).collect();
     let origins = Origins { files, lines: data.train_lines };
     Ok(Prepared {
@@ -123,15 +129,56 @@ pub fn prepare(context: &Context, recipe: &Recipe) -> Result<Prepared> {
 
 /// The model on a device with the parameters that `recipe` trains.
 pub fn build(device: &Device, checkpoint: &Checkpoint, recipe: &Recipe) -> Result<Trainer> {
+    assemble(device, checkpoint, recipe, true)
+}
+
+/// The same with what is trained on the disk of `dir`, where full tuning is concerned. On the dry device nothing is written.
+pub fn build_on_disk(device: &Device, checkpoint: &Checkpoint, recipe: &Recipe, dir: &Path) -> Result<Trainer> {
+    let mut trainer = assemble(device, checkpoint, recipe, false)?;
+    let file = match device.is_dry() {
+        true => None,
+        false => Some(room(dir, build_on_disk(&Device::dry(), checkpoint, recipe, dir)?.file_bytes())?),
+    };
+    let let_go = || checkpoint.tensors.iter().for_each(|(_, tensor)| tensor.bytes.forget());
+    trainer.move_to_disk(masters(recipe), file, &let_go).map_err(|e| CliError::of(&codes::WRITE, &e))?;
+    Ok(trainer)
+}
+
+/// A scratch file in `dir` that has `bytes` bytes.
+fn room(dir: &Path, bytes: usize) -> Result<ScratchFile> {
+    let file = ScratchFile::create(dir).map_err(scratch_error)?;
+    // Given back at once: what was reserved stays the file's.
+    drop(file.reserve(bytes).map_err(scratch_error)?);
+    Ok(file)
+}
+
+/// Where a run may keep on disk what it trains: only full tuning has much of it, and a file system in memory is no disk.
+pub fn disk_for(recipe: &Recipe) -> Option<PathBuf> {
+    let dir = existing(recipe.out.as_ref());
+    (recipe.method == Method::Full && !scratch::is_memory(&dir)).then_some(dir)
+}
+
+/// `dir`, or the directory that it will be made in: both are on the same disk.
+pub fn existing(dir: &Path) -> PathBuf {
+    let there = dir.ancestors().find(|dir| dir.is_dir() && !dir.as_os_str().is_empty());
+    there.unwrap_or(Path::new(".")).to_owned()
+}
+
+fn masters(recipe: &Recipe) -> Elem {
+    match recipe.master_weights {
+        MasterWeights::F32 => Elem::F32,
+        MasterWeights::None => Elem::Bf16,
+    }
+}
+
+/// `dense`: weights that full tuning trains are in memory.
+fn assemble(device: &Device, checkpoint: &Checkpoint, recipe: &Recipe, dense: bool) -> Result<Trainer> {
     let bad_model =
         |e| CliError::of(&codes::MODEL, &e).help("supported families: llama, mistral, qwen2, qwen3, gemma3, gpt2");
     let mut model = Model::load(device, checkpoint, recipe.data.max_length).map_err(bad_model)?;
-    let masters = match recipe.master_weights {
-        MasterWeights::F32 => Elem::F32,
-        MasterWeights::None => Elem::Bf16,
-    };
     let trained = match recipe.method {
-        Method::Full => model.make_dense(device, masters),
+        Method::Full if dense => model.make_dense(device, masters(recipe)),
+        Method::Full => model.params.ids().collect(),
         Method::Lora => attach(device, &mut model, recipe)?,
     };
     let elem = elem(recipe.compute);
@@ -166,14 +213,16 @@ pub fn stream(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<()> {
 
 /// Lets activations wait on the disk of `dir`, which must have `bytes` bytes left for them.
 pub fn offload(trainer: &mut Trainer, dir: &Path, bytes: usize) -> Result<()> {
-    let failed = |e: ScratchError| match &e {
-        ScratchError::Full { .. } | ScratchError::Reserve { .. } => {
-            CliError::of(&codes::DISK_FULL, &e).help("or keep activations off the disk: --set activations=recompute")
-        }
-        _ => CliError::of(&codes::WRITE, &e),
-    };
-    let scratch = Scratch::create(dir, bytes).map_err(failed)?;
+    let help = |e| scratch_error(e).help("or keep activations off the disk: --set activations=recompute");
+    let scratch = Scratch::create(dir, bytes).map_err(help)?;
     trainer.offload_to(Arc::new(scratch)).map_err(|e| CliError::of(&codes::WRITE, &e))
+}
+
+fn scratch_error(error: ScratchError) -> CliError {
+    match &error {
+        ScratchError::Full { .. } | ScratchError::Reserve { .. } => CliError::of(&codes::DISK_FULL, &error),
+        _ => CliError::of(&codes::WRITE, &error),
+    }
 }
 
 fn attach(device: &Device, model: &mut Model, recipe: &Recipe) -> Result<Vec<ParamId>> {
