@@ -98,6 +98,11 @@ impl Cpu {
         })
     }
 
+    /// Bytes of scratch memory that attention over `rows` rows and its gradients keep, at most, over all threads.
+    pub fn attention_workspace_bytes(&self, rows: usize, shape: &AttnShape) -> usize {
+        backward::scratch_bytes(self.threads(), rows, shape)
+    }
+
     /// Gradients of `q`, `k`, `v` (overwritten) from `dout` and the forward's `out` and `lse`. `kv` rows are those of the
     /// batch itself (`kv_start..kv_start+kv_len` of different spans do not overlap).
     pub fn attention_bwd(

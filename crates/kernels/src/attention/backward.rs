@@ -109,7 +109,7 @@ pub(super) fn backward<E: Elem>(
                     return;
                 }
                 let pair = Pair { span, kv, q0, q1, k0, k1 };
-                let sizes = scratch(&pair, shape);
+                let sizes = scratch(q1 - q0, shape);
                 with(Slot::Local, 4 * sizes.iter().sum::<usize>(), |memory| {
                     // SAFETY: the buffer has this many bytes and is this call's alone.
                     let memory = unsafe { floats(memory, sizes) };
@@ -140,9 +140,17 @@ simd_fn! {
     }
 }
 
-/// Lengths of the scratch slices of `unit`, for units of one value.
-fn scratch(pair: &Pair, shape: &AttnShape) -> [usize; 12] {
-    let tiles = shape.group() * (pair.q1 - pair.q0).div_ceil(QUERIES);
+/// Scratch memory that gradients of attention over this many rows keep, at most, over all threads. The forward pass keeps less.
+pub(super) fn scratch_bytes(threads: usize, rows: usize, shape: &AttnShape) -> usize {
+    let wide = shape.head_dim.next_multiple_of(L);
+    let sums = rows * (shape.heads + 2 * shape.kv_heads) * wide;
+    let local: usize = scratch(part_len(shape).min(rows), shape).iter().sum();
+    4 * (sums + if rows > 0 { threads * local } else { 0 })
+}
+
+/// Lengths of the scratch slices of `unit` with this many queries, for units of one value.
+fn scratch(queries: usize, shape: &AttnShape) -> [usize; 12] {
+    let tiles = shape.group() * queries.div_ceil(QUERIES);
     let wide = shape.head_dim.next_multiple_of(L);
     let (queries, keys, scores) = (tiles * QUERIES * wide, KEYS * wide, KEYS * QUERIES);
     let each = tiles * QUERIES;

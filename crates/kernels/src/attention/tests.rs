@@ -243,3 +243,13 @@ fn formulas_are_derivatives() {
         }
     }
 }
+
+#[test]
+fn scratch_grows_with_the_rows_of_a_sequence() {
+    let shape = AttnShape { heads: 9, kv_heads: 3, head_dim: 64, scale: 1.0, causal: true, window: None };
+    let bytes = |threads: usize, rows: usize| Cpu::new(threads).attention_workspace_bytes(rows, &shape);
+    // A sum of 64 f32 for each row of 9 + 3 + 3 heads, and each thread's tiles.
+    let of_a_thread = bytes(2, 5000) - bytes(1, 5000);
+    assert_eq!(bytes(1, 16_384) - of_a_thread, 16_384 * 15 * 64 * 4);
+    assert!(of_a_thread > 0 && of_a_thread < 2 << 20 && bytes(3, 0) == 0);
+}

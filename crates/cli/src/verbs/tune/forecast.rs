@@ -8,7 +8,7 @@ use ounce_plan::{Calibration, DoesNotFit, Facts, Shapes, Tiered, choose, disk};
 use ounce_spec::plan::{Policy, Residency};
 use ounce_spec::recipe::{Activations, Method};
 use ounce_spec::{Plan, Recipe};
-use ounce_tensor::kernels::In;
+use ounce_tensor::kernels::{AttnShape, In};
 use ounce_tensor::{Device, Elem, Weight};
 use ounce_train::Trainer;
 
@@ -51,6 +51,17 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: usize) ->
     };
     let scratch = |(n, k): (usize, usize)| processor.map_or(0, |cpu| cpu.matmul_workspace_bytes(rows, n, k, like));
     let linears = trainer.model.family.linears();
+    let products = linears.iter().map(|l| scratch(params.weight(l.weight).shape())).max().unwrap_or(0);
+    let config = &trainer.model.config;
+    let shape = AttnShape {
+        heads: config.num_attention_heads,
+        kv_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        scale: config.attention_scale,
+        causal: true,
+        window: None,
+    };
+    let attention = processor.map_or(0, |cpu| cpu.attention_workspace_bytes(rows, &shape));
     let mut facts = Facts {
         blocks: trainer.model.family.blocks(),
         activations: recipe.activations,
@@ -61,7 +72,8 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: usize) ->
         disk_free_bytes: None,
         optimizer_bytes: rehearsal.optimizer_bytes(),
         tiered: None,
-        scratch_bytes: linears.iter().map(|l| scratch(params.weight(l.weight).shape())).max().unwrap_or(0),
+        // They use the same buffers, one after the other.
+        scratch_bytes: products.max(attention),
         rehearsed: sample.len(),
         batches: steps * accumulation,
         steps,
