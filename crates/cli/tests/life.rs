@@ -198,6 +198,31 @@ fn full_tuning_leaves_a_model_that_others_read() {
     place.ok(&["generate", "full", "b", "--max-tokens", "3", "--context", "64"]);
 }
 
+/// The scale of an f16 run in all that is said of it: each step of the log, skipped ones, the summary, the last lines.
+#[test]
+fn a_run_in_f16_says_its_loss_scale() {
+    let place = Place::new();
+    place.tiny_model();
+    place.echo_rows("d.jsonl", "abcdefghijklmnop");
+    let quiet = tune(&["--method", "full", "--compute", "f16", "--out", "runs/f16"]);
+    let args: Vec<&str> = quiet.into_iter().filter(|a| *a != "-q").collect();
+    let said = place.ok(&args).stderr;
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let read = |file: &str| std::fs::read_to_string(place.path("runs/f16").join(file)).unwrap();
+    let scale = &json(&read("summary.json"))["loss_scale"];
+    let log: Vec<serde_json::Value> = read("metrics.jsonl").lines().map(json).collect();
+    let of = |event: &str| log.iter().filter(|e| e["event"] == event).collect::<Vec<_>>();
+    let (steps, skipped) = (of("step"), of("skipped"));
+    assert_eq!(scale["skipped_steps"].as_u64(), Some(skipped.len() as u64));
+    assert_eq!(steps.len() + skipped.len(), 40);
+    assert_eq!(steps[steps.len() - 1]["loss_scale"], scale["last"]);
+    let last = 65536.0 / f64::from(1 << skipped.len());
+    assert_eq!(scale["last"].as_f64(), Some(last));
+    assert!(said.contains(&format!("loss scale {last}; {} step", skipped.len())), "{said}");
+    let refused = place.run(&["tune", "tiny", "--data", "d.jsonl", "--compute", "f16", "--gradients", "update_now"]);
+    assert!(refused.code == Some(2) && refused.stderr.contains("set compute: bf16"), "{}", refused.stderr);
+}
+
 #[test]
 fn a_run_that_cannot_fit_is_refused_before_it_starts() {
     let place = Place::new();

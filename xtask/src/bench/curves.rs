@@ -57,6 +57,10 @@ const GROUPS: [Group; 2] = [
     },
 ];
 
+/// What is kept of a run.
+const SUMMARY: &str = "summary.json";
+const METRICS: &str = "metrics.jsonl";
+
 /// Steps whose mean is compared at the end of a run.
 const LAST: usize = 10;
 
@@ -85,7 +89,9 @@ pub fn run(options: &Options, peers: &Peers) -> Result<String, String> {
                         std::fs::remove_dir_all(&out).map_err(|e| format!("cannot remove {}: {e}", out.display()))?;
                     }
                     proc::run(&mut command(&ounce, &model, group.flags, flags, &out, options))?;
-                    Curve::read(name, &out)?
+                    let curve = Curve::read(name, &out)?;
+                    shrink(&out)?;
+                    curve
                 }
             };
             println!("{}, {name}: {:.4}, held out {:.4}", group.title, curve.end(), curve.valid_loss);
@@ -125,6 +131,20 @@ fn command(ounce: &Path, model: &Path, common: &str, flags: &str, out: &PathBuf,
     command
 }
 
+/// Removes all but a run's numbers: full tuning leaves gigabytes.
+fn shrink(out: &Path) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("cannot remove the weights in {}: {e}", out.display());
+    for entry in std::fs::read_dir(out).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let kept = path.file_name().is_some_and(|name| [SUMMARY, METRICS, "recipe.yaml"].iter().any(|k| name == *k));
+        if !kept {
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
 impl Curve {
     /// Of a run that is done.
     fn read(name: &'static str, out: &Path) -> Result<Curve, String> {
@@ -132,8 +152,8 @@ impl Curve {
             let path = out.join(file);
             std::fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))
         };
-        let summary: Value = serde_json::from_str(&text("summary.json")?).map_err(|e| format!("summary.json: {e}"))?;
-        Curve::of(name, &summary, &text("metrics.jsonl")?)
+        let summary: Value = serde_json::from_str(&text(SUMMARY)?).map_err(|e| format!("{SUMMARY}: {e}"))?;
+        Curve::of(name, &summary, &text(METRICS)?)
     }
 
     fn of(name: &'static str, summary: &Value, log: &str) -> Result<Curve, String> {
@@ -213,6 +233,25 @@ mod tests {
         assert!(text.contains("| f32 | 3.5500 | 2.5500 | – | 3.0000 | +0.0000 | 3 |"), "{text}");
         assert!(text.contains("| f16 (3 skipped) | 3.5550 | 2.5550 | 0.0150 | 3.0200 | +0.0200 | 3 |"), "{text}");
         assert!(text.contains("](precision-lora.svg)"));
+    }
+
+    #[test]
+    fn only_the_numbers_of_a_run_are_kept() {
+        let run = tempfile::tempdir().unwrap();
+        std::fs::create_dir(run.path().join("checkpoint-50")).unwrap();
+        let log = "{\"event\": \"step\", \"loss\": 2.5}\n";
+        for (name, text) in [
+            ("summary.json", r#"{"valid_loss": 2.0, "peak_memory_bytes": 1048576}"#),
+            ("metrics.jsonl", log),
+            ("model.gguf", ""),
+            ("checkpoint-50/params.safetensors", ""),
+        ] {
+            std::fs::write(run.path().join(name), text).unwrap();
+        }
+        shrink(run.path()).unwrap();
+        assert_eq!(std::fs::read_dir(run.path()).unwrap().count(), 2);
+        let curve = Curve::read("f32", run.path()).unwrap();
+        assert_eq!((curve.end(), curve.valid_loss, curve.peak_mib), (2.5, 2.0, 1.0));
     }
 
     #[test]
