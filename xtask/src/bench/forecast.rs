@@ -13,7 +13,7 @@ use super::{Entry, Peers, built, busy, in_turn, kept};
 use crate::place;
 
 /// What a run is called, and its flags after the common ones; `{bf16}` first: on the directory instead of the file.
-const SETTINGS: [(&str, &str); 19] = [
+const SETTINGS: [(&str, &str); 22] = [
     ("LoRA r=8, Q4_1, 1 × 512", "--batch-size 1"),
     ("LoRA r=8, Q4_1, 4 × 512", "--batch-size 4"),
     ("the same, batch not cut", "--batch-size 4 --set micro_batch_tokens=0"),
@@ -37,6 +37,12 @@ const SETTINGS: [(&str, &str); 19] = [
     ("LoRA r=8, Q4_1, 1 × 2048", "--batch-size 1 --set data.max_length=2048"),
     ("LoRA r=8, Q4_1, 16 × 128", "--batch-size 16 --set data.max_length=128"),
     ("LoRA r=8, bf16 directory, 1 × 512, `--mem 300MiB`", "{bf16} --batch-size 1 --mem 300MiB"),
+    ("LoRA r=8, Q4_1, 1 × 512, f16", "--batch-size 1 --compute f16"),
+    ("LoRA r=8, Q4_1, 1 × 2048, offloaded", "--batch-size 1 --set data.max_length=2048 --set activations=offload"),
+    (
+        "full, Q4_1, 1 × 512, updated at once, `--mem 400MiB`",
+        "--method full --batch-size 1 --set gradients=update_now --set max_grad_norm=0 --mem 400MiB",
+    ),
 ];
 
 struct Setting {
