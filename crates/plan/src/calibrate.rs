@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use ounce_model::Model;
+use ounce_optim::{Optimizer, Rounding, StepContext};
 use ounce_tensor::kernels::{AttnShape, Cpu, In, Out, Span, bf16, f16};
 use ounce_tensor::{Counter, Device, Elem, Kernel, Purpose, Tensor, Weight};
 
 /// Seconds per operation or byte of each kernel, in the order of [`Kernel::ALL`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Calibration {
-    seconds_per_unit: [f64; 7],
+    seconds_per_unit: [f64; Kernel::ALL.len()],
     /// Bytes per second that a disk is read and written with beside the work; 0 where that was not measured.
     pub read_bytes_s: f64,
     pub write_bytes_s: f64,
@@ -25,6 +26,8 @@ pub struct Shapes {
     /// Rank of adapters, if any.
     pub rank: usize,
     pub elem: Elem,
+    /// What trained parameters are stored as.
+    pub trained: Elem,
 }
 
 /// Whether a kernel's time goes with its operations or with its bytes.
@@ -34,7 +37,7 @@ fn counts_operations(kernel: Kernel) -> bool {
 
 impl Calibration {
     /// Times each kernel on `device` (a real one; on the dry device there is nothing to measure and all rates are infinite).
-    pub fn measure(device: &Device, model: &Model, shapes: &Shapes) -> Calibration {
+    pub fn measure(device: &Device, model: &Model, optimizer: &dyn Optimizer, shapes: &Shapes) -> Calibration {
         let mut found = Calibration::default();
         let Some(cpu) = device.processor() else { return found };
         let rows = shapes.rows.max(1);
@@ -47,6 +50,7 @@ impl Calibration {
         set(Kernel::AttentionBwd, backward);
         set(Kernel::Elementwise, elementwise(device, cpu, model, rows, shapes.elem));
         set(Kernel::Softmax, softmax(device, cpu, model));
+        set(Kernel::Update, update(device, cpu, optimizer, shapes.trained));
         found
     }
 
@@ -204,4 +208,18 @@ fn softmax(device: &Device, cpu: &Cpu, model: &Model) -> f64 {
     let forward = time(|| cpu.cross_entropy(&mut loss, &mut lse, logits.f32(), &targets, rows, v));
     let backward = time(|| cpu.cross_entropy_bwd(logits.f32_mut(), &lse, &targets, &weights, rows, v));
     (forward + backward) / (8 * rows * v) as f64
+}
+
+/// An update of a large parameter: what is stored in bf16 is rounded by chance, what is stored in 8 bits is looked up and
+/// searched, so the bytes alone do not tell its time. Seconds per byte.
+fn update(device: &Device, cpu: &Cpu, optimizer: &dyn Optimizer, trained: Elem) -> f64 {
+    // More than the caches hold, as a step's parameters are.
+    const ELEMENTS: usize = 1 << 22;
+    let (mut param, grad) = (filled(device, trained, 1, ELEMENTS), filled(device, Elem::F32, 1, ELEMENTS));
+    let mut state = optimizer.init(ELEMENTS);
+    let rounding = Rounding { key: 0, first: 0 };
+    let at = StepContext { step: 1, lr: 1e-6, grad_scale: 1.0, rounding };
+    let seconds = time(|| optimizer.step(cpu, param.output(), grad.f32(), state.view(), &at));
+    let moved = 2 * (param.bytes_len() + optimizer.state_bytes(ELEMENTS)) + grad.bytes_len();
+    seconds / moved as f64
 }

@@ -20,10 +20,12 @@ pub enum Kernel {
     Elementwise,
     /// Exponentials over the vocabulary.
     Softmax,
+    /// An optimizer's pass over a parameter, its gradient and its state.
+    Update,
 }
 
 impl Kernel {
-    pub const ALL: [Kernel; 7] = [
+    pub const ALL: [Kernel; 8] = [
         Kernel::MatmulF32,
         Kernel::MatmulBf16,
         Kernel::Skinny,
@@ -31,6 +33,7 @@ impl Kernel {
         Kernel::AttentionBwd,
         Kernel::Elementwise,
         Kernel::Softmax,
+        Kernel::Update,
     ];
 }
 
@@ -45,9 +48,9 @@ pub struct Cost {
 /// Sums of costs by kernel, in the order of [`Kernel::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counter {
-    pub flops: [f64; 7],
-    pub bytes: [f64; 7],
-    pub calls: [u64; 7],
+    pub flops: [f64; Kernel::ALL.len()],
+    pub bytes: [f64; Kernel::ALL.len()],
+    pub calls: [u64; Kernel::ALL.len()],
     /// Bytes read from disk beside the work.
     pub read_bytes: f64,
     /// Bytes written to disk beside the work.
@@ -83,7 +86,7 @@ pub struct CpuDevice {
     arena: Arc<Arena>,
     counter: Mutex<Counter>,
     /// Spent in each kind of work, in the order of [`Kernel::ALL`].
-    seconds: Mutex<[f64; 7]>,
+    seconds: Mutex<[f64; Kernel::ALL.len()]>,
 }
 
 #[derive(Debug)]
@@ -144,10 +147,10 @@ impl Device {
     }
 
     /// Seconds spent in each kind of work since the last call, in the order of [`Kernel::ALL`]; none on the dry device.
-    pub fn take_seconds(&self) -> [f64; 7] {
+    pub fn take_seconds(&self) -> [f64; Kernel::ALL.len()] {
         match self {
             Device::Cpu(device) => std::mem::take(&mut *device.seconds.lock().expect("lock of the times")),
-            Device::Dry(_) => [0.0; 7],
+            Device::Dry(_) => [0.0; Kernel::ALL.len()],
         }
     }
 

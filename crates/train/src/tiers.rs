@@ -17,7 +17,7 @@ use ounce_optim::{Layout, Optimizer, StepContext};
 use ounce_spec::DType;
 use ounce_tensor::kernels::{Cpu, Out, bf16};
 use ounce_tensor::{
-    Cost, Device, Elem, HeldBytes, ParamId, Purpose, ReadError, Source, Stored, Stream, Tensor, Weight,
+    Cost, Device, Elem, HeldBytes, Kernel, ParamId, Purpose, ReadError, Source, Stored, Stream, Tensor, Weight,
 };
 
 use places::{Matrix, Piece, Places};
@@ -200,7 +200,7 @@ impl Tiers {
     ) {
         let n = piece.elements;
         let moved = 2 * (n * matrix.elem.bytes() + matrix.layout.bytes(n)) + 4 * n;
-        let cost = Cost { bytes: moved as f64, ..Cost::elementwise(n, 0) };
+        let cost = Cost { kernel: Kernel::Update, flops: n as f64, bytes: moved as f64 };
         let first = piece.rows.start * matrix.cols;
         self.device.run(cost, |cpu: &Cpu| {
             if !update.change {

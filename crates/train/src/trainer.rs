@@ -34,7 +34,7 @@ pub struct Trainer {
     pub loss_scale: Option<LossScale>,
     /// Where what is trained is on disk.
     pub tiers: Option<Tiers>,
-    optimizer: Box<dyn Optimizer>,
+    pub optimizer: Box<dyn Optimizer>,
     gradients: Gradients,
     sink: Accumulate,
     wanted: Vec<bool>,

@@ -1,7 +1,7 @@
 //! One update of one parameter, and the checks before it. Knows no batch and no loop.
 
 use ounce_optim::{Optimizer, Rounding, State, StepContext};
-use ounce_tensor::{Cost, Device, ParamId, Random, ReadError, Tensor, Weight};
+use ounce_tensor::{Cost, Device, Kernel, ParamId, Random, ReadError, Tensor, Weight};
 
 use crate::tiers::{Tiers, Update};
 
@@ -37,7 +37,7 @@ impl Updates<'_> {
         let Weight::Dense(param) = weight else { unreachable!("what is trained in memory is dense") };
         let n = grad.len();
         let moved = 2 * (param.bytes_len() + optimizer.state_bytes(n)) + grad.bytes_len();
-        let cost = Cost { bytes: moved as f64, ..Cost::elementwise(n, 0) };
+        let cost = Cost { kernel: Kernel::Update, flops: n as f64, bytes: moved as f64 };
         let state = self.states.get_mut(i);
         self.device.run(cost, |cpu| {
             let state = state.expect("a state for each parameter").view();

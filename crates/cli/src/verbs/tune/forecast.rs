@@ -30,8 +30,9 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: usize) ->
     let elem = setup::elem(recipe.compute);
     let rank = if recipe.method == Method::Lora { recipe.lora.rank } else { 0 };
     let trainer = &prepared.trainer;
-    let shapes = Shapes { rows, length: (mean_tokens / sequences.max(1.0)) as usize, rank, elem };
-    let mut calibration = Calibration::measure(&trainer.device, &trainer.model, &shapes);
+    let trained = setup::masters(recipe);
+    let shapes = Shapes { rows, length: (mean_tokens / sequences.max(1.0)) as usize, rank, elem, trained };
+    let mut calibration = Calibration::measure(&trainer.device, &trainer.model, &*trainer.optimizer, &shapes);
     // Its buffers belong to no step.
     trainer.device.arena().trim();
 

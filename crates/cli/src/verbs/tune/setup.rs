@@ -164,10 +164,11 @@ pub fn existing(dir: &Path) -> PathBuf {
     there.unwrap_or(Path::new(".")).to_owned()
 }
 
-fn masters(recipe: &Recipe) -> Elem {
-    match recipe.master_weights {
-        MasterWeights::F32 => Elem::F32,
-        MasterWeights::None => Elem::Bf16,
+/// What full tuning stores its matrices as, and adapters theirs.
+pub fn masters(recipe: &Recipe) -> Elem {
+    match (recipe.method, recipe.master_weights) {
+        (Method::Full, MasterWeights::None) => Elem::Bf16,
+        _ => Elem::F32,
     }
 }
 
