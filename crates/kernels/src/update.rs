@@ -122,7 +122,7 @@ simd_fn! {
         let [mut pw, mut mw, mut vw] = [[0.0; BLOCK]; 3];
         for (i, g) in g.chunks(BLOCK).enumerate() {
             let r = i * BLOCK..i * BLOCK + g.len();
-            rule.block(s, p.open(r.clone(), &mut pw), m.open(r.clone(), &mut mw), v.open(r.clone(), &mut vw), g);
+            rule.block(s, p.open(s, r.clone(), &mut pw), m.open(s, r.clone(), &mut mw), v.open(s, r.clone(), &mut vw), g);
             p.close(s, r.clone(), &pw, pr);
             m.close(s, r.clone(), &mw, mr);
             v.close(s, r, &vw, vr);
@@ -149,7 +149,7 @@ simd_fn! {
         let [mut pw, mut bw] = [[0.0; BLOCK]; 2];
         for (i, g) in g.chunks(BLOCK).enumerate() {
             let r = i * BLOCK..i * BLOCK + g.len();
-            let (ps, bs) = (p.open(r.clone(), &mut pw), b.open(r.clone(), &mut bw));
+            let (ps, bs) = (p.open(s, r.clone(), &mut pw), b.open(s, r.clone(), &mut bw));
             for ((p, b), g) in ps.chunks_mut(L).zip(bs.chunks_mut(L)).zip(g.chunks(L)) {
                 let old = [load(s, p), load(s, b), load(s, g)];
                 let (new_p, new_b) = momentum_step(s, old, grad_scale, c);
@@ -170,7 +170,7 @@ simd_fn! {
         let (scale, decay, lr) = (s.splat(grad_scale), s.splat(c.weight_decay), s.splat(-c.lr));
         for (i, g) in g.chunks(BLOCK).enumerate() {
             let r = i * BLOCK..i * BLOCK + g.len();
-            for (p, g) in p.open(r.clone(), &mut wide).chunks_mut(L).zip(g.chunks(L)) {
+            for (p, g) in p.open(s, r.clone(), &mut wide).chunks_mut(L).zip(g.chunks(L)) {
                 let old = load(s, p);
                 store(s, p, s.fma(lr, s.fma(decay, old, s.mul(scale, load(s, g))), old));
             }

@@ -16,8 +16,16 @@ pub struct Var(pub(crate) usize);
 pub enum Mode {
     /// Record what a backward pass needs.
     Record,
+    /// The same, but leave out what is large and can be made again from the rest.
+    RecordLean,
     /// Keep nothing. With `int8`, products of a few rows with quantised weights round the activations to int8 blocks.
     Infer { int8: bool },
+}
+
+impl Mode {
+    pub(crate) fn records(self) -> bool {
+        matches!(self, Mode::Record | Mode::RecordLean)
+    }
 }
 
 /// Where random numbers come from: they are a function of (seed, step, segment, op, row), so that a segment recomputed
@@ -116,6 +124,13 @@ impl<'a> Graph<'a> {
     pub fn needs_grad(&self, v: Var) -> bool {
         self.slots[v.0].needs_grad
     }
+    /// Whether `p` is trained.
+    pub fn wants(&self, p: ParamId) -> bool {
+        self.wanted.get(p.0 as usize).copied().unwrap_or(false)
+    }
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
     pub fn is_training(&self) -> bool {
         self.random.is_some()
     }
@@ -130,8 +145,8 @@ impl<'a> Graph<'a> {
     /// Runs `op` and returns its outputs.
     pub(crate) fn apply(&mut self, mut op: Op) -> Vec<Var> {
         let operands = op.operands();
-        let needs_grad = operands.iter().any(|v| self.slots[v.0].needs_grad)
-            || op.params().iter().any(|p| self.wanted.get(p.0 as usize).copied().unwrap_or(false));
+        let needs_grad =
+            operands.iter().any(|v| self.slots[v.0].needs_grad) || op.params().iter().any(|&p| self.wants(p));
         let inputs: Vec<Tensor> = operands
             .iter()
             .enumerate()
@@ -142,7 +157,7 @@ impl<'a> Graph<'a> {
         let node = self.nodes.len();
         let vars: Vec<Var> =
             outputs.into_iter().enumerate().map(|(i, t)| self.push(t, needs_grad, Some((node, i)))).collect();
-        if self.mode == Mode::Record {
+        if self.mode.records() {
             self.nodes.push(Some(Node { op, outputs: vars.clone(), needs_grad }));
         } else {
             self.nodes.push(None);

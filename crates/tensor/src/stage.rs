@@ -69,8 +69,12 @@ impl Stage<'_> {
         for segment in self.range.clone() {
             params.enter(segment, self.after(segment))?;
             let policy = self.policy(segment);
-            let again = matches!(policy, Policy::Recompute | Policy::OffloadInputs);
-            let mode = if again { Mode::Infer { int8: false } } else { Mode::Record };
+            let again = self.runs_again(segment, policy);
+            let mode = match policy {
+                _ if again => Mode::Infer { int8: false },
+                Policy::Recompute => Mode::RecordLean,
+                _ => Mode::Record,
+            };
             let held = |(tensor, needs): &(Tensor, bool)| (Some(tensor.clone()), *needs);
             let mut inputs = Vec::new();
             if again && !self.wanted.is_empty() {
@@ -149,6 +153,13 @@ impl Stage<'_> {
             Policy::Keep | Policy::Offload => Policy::Keep,
             Policy::Recompute | Policy::OffloadInputs => Policy::Recompute,
         }
+    }
+
+    /// Whether the forward pass of `segment` is run again. The last one is walked back at once, so that its tape would come
+    /// back before anything is let go: there, only what its ops can make again is left out.
+    fn runs_again(&self, segment: usize, policy: Policy) -> bool {
+        let walked_back_at_once = segment + 1 == self.range.end && !self.wanted.is_empty();
+        matches!(policy, Policy::Recompute | Policy::OffloadInputs) && !walked_back_at_once
     }
 
     fn offload(&self) -> &Offload {

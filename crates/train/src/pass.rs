@@ -28,9 +28,10 @@ pub(crate) fn scalar(t: &Tensor, device: &Device) -> f64 {
 
 pub(crate) fn policies(blocks: usize, activations: &[Policy]) -> Vec<Policy> {
     let policy = |block: usize| activations.get(block).copied().unwrap_or(Policy::Keep);
-    // The embedding has nothing to recompute, and the head is walked back at once.
-    let ends = std::iter::once(Policy::Keep);
-    ends.clone().chain((0..blocks).map(policy)).chain(ends).collect()
+    // The embedding has nothing to recompute. The head's logits go with the first block that gives something up.
+    let whole = (0..blocks).all(|block| policy(block) == Policy::Keep);
+    let head = if whole { Policy::Keep } else { Policy::Recompute };
+    std::iter::once(Policy::Keep).chain((0..blocks).map(policy)).chain([head]).collect()
 }
 
 /// A batch for the model: the loss is `scale` times the mean over `loss_tokens` tokens. The scale is in the weights of the

@@ -77,11 +77,13 @@ pub fn run(options: &Options, peers: &Peers) -> Result<String, String> {
     report(&entries, options)
 }
 
-/// The run, and then its summary on stdout for the measurement to read.
+/// The run, and then its summary on stdout for the measurement to read; the run itself, of up to 3 GB, is not kept.
 fn command(setting: &Setting, options: &Options, ounce: &Path) -> Command {
     let mut command = Command::new("sh");
     command.current_dir(place::workspace());
-    command.args(["-c", r#"out=$1; shift; "$@" >/dev/null && cat "$out/summary.json""#, "sh"]).arg(&setting.out);
+    command
+        .args(["-c", r#"out=$1; shift; "$@" >/dev/null && cat "$out/summary.json" && rm -r "$out""#, "sh"])
+        .arg(&setting.out);
     command.arg(ounce).arg("tune").arg(&setting.model).args(["--quiet", "--data", "examples/referral/train.jsonl"]);
     command.args(["--set", "data.valid_share=0", "--set", "data.max_length=512", "--threads"]);
     command.arg(options.threads.to_string()).args(["--max-steps", &options.steps.to_string()]);

@@ -86,7 +86,12 @@ impl Stored<'_> {
 
     /// The elements `range` of one block as f32: themselves, or in `wide`.
     #[inline(always)]
-    pub(super) fn open<'b>(&'b mut self, range: Range<usize>, wide: &'b mut [f32; BLOCK]) -> &'b mut [f32] {
+    pub(super) fn open<'b, S: Simd>(
+        &'b mut self,
+        s: S,
+        range: Range<usize>,
+        wide: &'b mut [f32; BLOCK],
+    ) -> &'b mut [f32] {
         let wide = &mut wide[..range.len()];
         match self {
             Stored::F32(x) => return &mut x[range],
@@ -97,7 +102,7 @@ impl Stored<'_> {
             }
             Stored::Block8 { map, codes, absmax } => {
                 let absmax = absmax[range.start / BLOCK];
-                map.decode(wide, &codes[range], absmax);
+                map.decode(s, wide, &codes[range], absmax);
             }
         }
         wide

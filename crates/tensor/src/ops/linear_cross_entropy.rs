@@ -1,8 +1,9 @@
 //! `loss = Σ_t weight[t] · (lse(x_t Wᵀ) - (x_t Wᵀ)[target_t])`: the output layer and the cross-entropy in one op, over chunks of
 //! rows, so that the logits `[t, v]` never exist whole (as in Liger Kernel, Hsu et al. 2024). Rows of weight 0 are left out.
 //!
-//! The gradient of `x` is made in the forward pass while a chunk's logits are there; the gradient of `W`, where it is wanted,
-//! makes the chunk's logits again in the backward pass.
+//! The gradient of `x` is made in the forward pass while a chunk's logits are there. For the gradient of `W`, where it is
+//! wanted, the gradients of the logits are kept in the element type of `x`, or made again in the backward pass
+//! ([`Mode::RecordLean`]).
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::linear::cast;
 use super::select_rows::{gather, spread};
 use super::{Op, Rule};
 use crate::device::{Cost, Device, Kernel};
-use crate::graph::{Context, Graph, Var};
+use crate::graph::{Context, Graph, Mode, Var};
 use crate::params::ParamId;
 use crate::rows::Loss;
 use crate::tape::Backward;
@@ -27,6 +28,8 @@ pub(crate) struct LinearCrossEntropy {
     rows: Arc<[u32]>,
     targets: Vec<u32>,
     weights: Vec<f32>,
+    /// Whether the backward pass finds the gradients of the logits.
+    keeps_dlogits: bool,
     kept: Option<Kept>,
 }
 
@@ -35,6 +38,8 @@ struct Kept {
     x: Tensor,
     lse: Vec<f32>,
     dx: Option<Tensor>,
+    /// Of each chunk, for a loss whose gradient is 1.
+    dlogits: Vec<Tensor>,
 }
 
 impl Graph<'_> {
@@ -49,6 +54,7 @@ impl Graph<'_> {
             rows: active.iter().map(|&i| i as u32).collect(),
             targets: active.iter().map(|&i| loss.targets[i]).collect(),
             weights: active.iter().map(|&i| loss.weights[i]).collect(),
+            keeps_dlogits: self.mode() == Mode::Record && self.wants(weight),
             kept: None,
         };
         let out = self.apply(Op::LinearCrossEntropy(op));
@@ -111,7 +117,8 @@ impl Rule for LinearCrossEntropy {
         assert_eq!(inputs[0].rows(), total_rows, "a target for every row");
         let x = gather(device, &inputs[0], &self.rows);
         let (mut row_loss, mut lse) = (vec![0f32; x.rows()], vec![0f32; x.rows()]);
-        let recording = needs_grad && cx.mode == crate::Mode::Record;
+        let recording = needs_grad && cx.mode.records();
+        let mut dlogits_kept = Vec::new();
         let mut dx = recording.then(|| cx.empty(x.elem(), x.rows(), x.cols()));
         self.chunks(device, cx.params, &x, |start, logits| {
             let (rows, v) = (logits.rows(), logits.cols());
@@ -124,6 +131,9 @@ impl Rule for LinearCrossEntropy {
                 let mut part = cx.empty(x.elem(), rows, x.cols());
                 cx.params.weight(self.weight).apply_t(device, &mut part, &dlogits, false);
                 device.run(Cost::elementwise(part.len(), 2 * x.elem().bytes()), |_| dx.copy_rows(start, &part));
+                if self.keeps_dlogits {
+                    dlogits_kept.push(dlogits);
+                }
             }
         });
         let sum: f64 = row_loss.iter().zip(&self.weights).map(|(&l, &w)| l as f64 * w as f64).sum();
@@ -131,7 +141,7 @@ impl Rule for LinearCrossEntropy {
         for (&row, &loss) in self.rows.iter().zip(&row_loss) {
             each[row as usize] = loss;
         }
-        self.kept = recording.then_some(Kept { x, lse, dx });
+        self.kept = recording.then_some(Kept { x, lse, dx, dlogits: dlogits_kept });
         let purpose = Purpose::Activations;
         vec![
             Tensor::from_f32(device, &[sum as f32], 1, 1, purpose),
@@ -141,9 +151,17 @@ impl Rule for LinearCrossEntropy {
     fn backward(&self, walk: &mut Backward, outputs: &[Var]) {
         let Some(dloss) = walk.take_grad(outputs[0]) else { return };
         let scale = if walk.device.is_dry() { 1.0 } else { dloss.f32()[0] };
-        let weights: Vec<f32> = self.weights.iter().map(|w| w * scale).collect();
         let kept = self.kept.as_ref().expect("recorded");
-        if walk.wants(self.weight) {
+        if walk.wants(self.weight) && self.keeps_dlogits {
+            // `x` is the smaller one to scale.
+            let x = kept.x.scaled(walk.device, scale);
+            let mut start = 0;
+            for d in &kept.dlogits {
+                walk.sink.outer(walk.device, self.weight, d, &x.view_rows(start, d.rows()));
+                start += d.rows();
+            }
+        } else if walk.wants(self.weight) {
+            let weights: Vec<f32> = self.weights.iter().map(|w| w * scale).collect();
             let (device, params) = (walk.device, walk.params);
             self.chunks(device, params, &kept.x, |start, logits| {
                 let rows = logits.rows();
