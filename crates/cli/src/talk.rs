@@ -122,7 +122,7 @@ impl Speaker {
         let mut stream = TextStream::new(|id| decoder.borrow_mut().push(id), &params.stop);
         let (started, mut first, mut tokens) = (Instant::now(), None, 0);
         let (mut stopped, mut interrupted) = (false, false);
-        let request = Request { prompt, params: params.clone() };
+        let request = Request::new(prompt, params.clone());
         let finish = self
             .engine
             .run(request, |token| {
@@ -154,6 +154,7 @@ impl Speaker {
                 _ if interrupted => "interrupted",
                 Finish::Stop => "stop",
                 Finish::Length => "length",
+                Finish::Unmet => "unmet",
             },
             first_s: (first - started).as_secs_f64(),
             rest_s: first.elapsed().as_secs_f64(),

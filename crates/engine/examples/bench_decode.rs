@@ -61,7 +61,7 @@ fn main() {
 fn answer(engine: &mut Engine, prompt: Vec<u32>, max_tokens: usize) -> Vec<f64> {
     let params = SamplingParams { max_tokens, ignore_eos: true, ..SamplingParams::default() };
     let started = Instant::now();
-    engine.submit(Request { prompt, params }).unwrap_or_else(|e| panic!("{e}"));
+    engine.submit(Request::new(prompt, params)).unwrap_or_else(|e| panic!("{e}"));
     let mut times = Vec::new();
     while !engine.is_idle() {
         let outputs = engine.step().unwrap_or_else(|e| panic!("{e}"));

@@ -119,9 +119,9 @@ impl Engine {
         let id = SeqId(self.next);
         self.next += 1;
         let sampler = Sampler::new(&request.params, &request.prompt);
-        let (tokens, params) = (request.prompt, request.params);
+        let Request { prompt: tokens, params, constraint } = request;
         let prompt_len = tokens.len();
-        self.waiting.push_back(Sequence { id, tokens, prompt_len, params, sampler, slot: 0, cached: 0 });
+        self.waiting.push_back(Sequence { id, tokens, prompt_len, params, sampler, constraint, slot: 0, cached: 0 });
         Ok(id)
     }
 
@@ -199,7 +199,13 @@ impl Engine {
                 out.push(Output::Prompt { id: sequence.id, token });
                 continue;
             }
-            let choice = sequence.sampler.sample(logits);
+            let choice = match sequence.draw(logits) {
+                Ok(choice) => choice,
+                Err(reason) => {
+                    ended.push((i, reason, None));
+                    continue;
+                }
+            };
             let top = top_logprobs(logits, sequence.params.logprobs);
             let scored = Scored { token: choice.token, logprob: choice.logprob, top };
             if let Some((reason, token)) = self.accept(i, scored, &mut out) {
@@ -285,12 +291,20 @@ impl Engine {
     /// Takes a sampled token into sequence `i`, or says why it ends and with which token.
     fn accept(&mut self, i: usize, scored: Scored, out: &mut Vec<Output>) -> Option<(Finish, Option<Scored>)> {
         let (sequence, token) = (&mut self.running[i], scored.token);
-        let ends = !sequence.params.ignore_eos && self.model.config.eos_token_id.contains(&token);
+        let heeds_eos = !sequence.params.ignore_eos || sequence.constraint.is_some();
+        let ends = heeds_eos && self.model.config.eos_token_id.contains(&token);
         if ends || sequence.params.stop_tokens.contains(&token) {
             return Some((Finish::Stop, Some(scored)));
         }
         sequence.tokens.push(token);
         out.push(Output::Token { id: sequence.id, token: scored });
+        if let Some(constraint) = &mut sequence.constraint {
+            match constraint.accept(token) {
+                Err(_) => return Some((Finish::Unmet, None)),
+                Ok(()) if constraint.is_complete() => return Some((Finish::Stop, None)),
+                Ok(()) => {}
+            }
+        }
         let answered = sequence.tokens.len() - sequence.prompt_len;
         let full = sequence.tokens.len() >= self.settings.context;
         (full || answered >= sequence.params.max_tokens).then_some((Finish::Length, None))

@@ -1,14 +1,17 @@
 //! Runs requests on a model: sequences, their key-value memory, sampling. One [`Engine::step`] schedules, runs the model once
 //! over a ragged batch, and accepts what came out.
 //!
-//! What this crate must not know: HTTP, files, printing, tokenizers (text comes in through a closure).
+//! What this crate must not know: HTTP, files, printing, tokenizers (text comes in through a closure), grammars (they come in
+//! through a trait).
 #![forbid(unsafe_code)]
 
+mod constraint;
 mod engine;
 pub mod sampler;
 mod sequence;
 mod text;
 
+pub use constraint::{Constraint, Unmet, allows};
 pub use engine::{Engine, Failure, Refusal, Settings};
 pub use sequence::{Finish, Output, Request, Scored, SeqId};
 pub use text::{Piece, TextStream};

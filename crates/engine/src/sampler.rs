@@ -1,8 +1,8 @@
 //! Chooses the next token from logits: penalties, filters, one random number. Pure functions of its input: it knows no
 //! model, no batch, no clock.
 //!
-//! The order is that of Hugging Face's `generate`: logit bias → repetition, presence and frequency penalties →
-//! temperature → top-k → top-p → min-p → typical. Work is O(v) plus the sorting of the tokens that survive.
+//! The order is that of Hugging Face's `generate`: logit bias → repetition, presence and frequency penalties → what a constraint
+//! allows → temperature → top-k → top-p → min-p → typical. Work is O(v) plus the sorting of the tokens that survive.
 
 mod filters;
 mod params;
@@ -15,6 +15,7 @@ pub use params::{MAX_LOGIT_BIAS, MAX_STOP_BYTES, MAX_STOPS, ParamError, Sampling
 pub use random::{philox2x64, uniform};
 pub use stop::{Emitted, StopMatcher};
 
+use crate::constraint;
 use filters::Candidate;
 
 /// A chosen token and the logarithm of its probability under the model itself (before penalties, temperature and
@@ -62,7 +63,13 @@ impl Sampler {
     /// NaN counts as impossible. Where nothing is possible (an empty row, or all `-inf`), the answer is token 0 with log
     /// probability `-inf`: whoever made such logits must notice, the sampler does not panic.
     pub fn sample(&mut self, logits: &[f32]) -> Choice {
-        let token = self.choose(logits);
+        self.sample_among(logits, None)
+    }
+
+    /// As [`Sampler::sample`], among the tokens of a bit set only ([`crate::Constraint::allowed`]); one of them is below `v`. Log
+    /// probabilities stay those of the model.
+    pub fn sample_among(&mut self, logits: &[f32], allowed: Option<&[u32]>) -> Choice {
+        let token = self.choose(logits, allowed);
         self.position += 1;
         if self.params.repetition_penalty != 1.0
             || self.params.presence_penalty != 0.0
@@ -73,12 +80,16 @@ impl Sampler {
         Choice { token, logprob: logprob(logits, token) }
     }
 
-    fn choose(&mut self, logits: &[f32]) -> u32 {
+    fn choose(&mut self, logits: &[f32], allowed: Option<&[u32]>) -> u32 {
         self.scores.clear();
         self.scores.extend_from_slice(logits);
         self.apply_bias_and_penalties();
+        allowed.iter().for_each(|allowed| keep_only(&mut self.scores, allowed));
         let (best, max) = argmax(&self.scores);
-        if self.params.temperature == 0.0 || max == f32::NEG_INFINITY {
+        if max == f32::NEG_INFINITY {
+            return allowed.and_then(|allowed| constraint::first(allowed, logits.len())).unwrap_or(best);
+        }
+        if self.params.temperature == 0.0 {
             return best;
         }
         self.collect_candidates(max);
@@ -124,6 +135,21 @@ impl Sampler {
             let shifted = if score == max { 0.0 } else { (score - max) / temperature };
             if score >= floor && shifted > filters::IMPOSSIBLE {
                 self.candidates.push(Candidate::new(id as u32, shifted));
+            }
+        }
+    }
+}
+
+/// Makes every token that `allowed` does not hold impossible.
+fn keep_only(scores: &mut [f32], allowed: &[u32]) {
+    for (at, scores) in scores.chunks_mut(32).enumerate() {
+        let word = allowed.get(at).copied().unwrap_or(0);
+        if word == u32::MAX {
+            continue;
+        }
+        for (bit, score) in scores.iter_mut().enumerate() {
+            if word >> bit & 1 == 0 {
+                *score = f32::NEG_INFINITY;
             }
         }
     }

@@ -24,7 +24,7 @@ fn engine(family: &str, settings: Settings) -> Engine {
 
 fn request(prompt: &[u32], max_tokens: usize) -> Request {
     let params = SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..SamplingParams::default() };
-    Request { prompt: prompt.to_vec(), params }
+    Request::new(prompt.to_vec(), params)
 }
 
 fn exact(slots: usize, prefill_chunk: usize) -> Settings {

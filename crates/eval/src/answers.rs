@@ -26,7 +26,7 @@ pub fn answer_all(
     let mut index: HashMap<SeqId, usize> = HashMap::new();
     let mut answers: Vec<Result<Answer, Refusal>> = Vec::with_capacity(prompts.len());
     for prompt in prompts {
-        match engine.submit(Request { prompt: prompt.clone(), params: params.clone() }) {
+        match engine.submit(Request::new(prompt.clone(), params.clone())) {
             Ok(id) => {
                 index.insert(id, answers.len());
                 answers.push(Ok(Answer::default()));

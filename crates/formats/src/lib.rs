@@ -15,6 +15,7 @@ pub mod direct;
 pub mod error;
 pub mod gguf;
 pub mod group;
+pub mod guard;
 pub mod hf;
 pub mod hub;
 mod mmap;

@@ -26,7 +26,7 @@ pub enum PromptError {
 }
 
 /// The ids of a conversation as `template` writes it. Special tokens that the template writes steer the model; those
-/// written out anywhere in a message, but for its role, do not.
+/// written out anywhere in a message, but for its role, or in the description of a tool or a document, do not.
 ///
 /// # Errors
 /// Those of rendering and of encoding.
@@ -36,22 +36,27 @@ pub fn encode_chat(
     messages: &Json,
     options: &RenderOptions,
 ) -> Result<Vec<u32>, PromptError> {
-    let mut cut = messages.clone();
+    let (mut cut, mut options) = (messages.clone(), options.clone());
+    let given = [Some(messages.clone()), options.tools.clone(), options.documents.clone()];
     let mut mark = None;
+    let mut cut_text = |text: &mut String| {
+        let Some(cut) = cuts(tokenizer, text) else { return Ok(()) };
+        let mark = match mark {
+            Some(mark) => mark,
+            None => *mark.insert(unused(&given, template.source()).ok_or(PromptError::NoMark)?),
+        };
+        *text = joined(text, &cut, mark);
+        Ok(())
+    };
     for message in cut.as_array_mut().into_iter().flatten().filter_map(Json::as_object_mut) {
         for (_, value) in message.iter_mut().filter(|(key, _)| *key != "role") {
-            cut_strings(value, &mut |text| {
-                let Some(cut) = cuts(tokenizer, text) else { return Ok(()) };
-                let mark = match mark {
-                    Some(mark) => mark,
-                    None => *mark.insert(unused(messages, template.source()).ok_or(PromptError::NoMark)?),
-                };
-                *text = joined(text, &cut, mark);
-                Ok(())
-            })?;
+            cut_strings(value, &mut cut_text)?;
         }
     }
-    let text = template.render(&cut, options)?;
+    for given in [&mut options.tools, &mut options.documents].into_iter().flatten() {
+        cut_strings(given, &mut cut_text)?;
+    }
+    let text = template.render(&cut, &options)?;
     match mark {
         None => Ok(tokenizer.encode(&text, false)?),
         Some(mark) => Ok(tokenizer.encode_apart(text.split(mark))?),
@@ -97,13 +102,14 @@ fn joined(text: &str, cuts: &[usize], mark: char) -> String {
     out + &text[from..]
 }
 
-/// A character that neither the messages nor the template hold: a noncharacter or one for private use.
-fn unused(messages: &Json, template: &str) -> Option<char> {
+/// A character that neither what was given nor the template hold: a noncharacter or one for private use.
+fn unused(given: &[Option<Json>], template: &str) -> Option<char> {
     let mut held: HashSet<char> = template.chars().collect();
-    let mut collect = messages.clone();
-    let _ = cut_strings(&mut collect, &mut |text| {
-        held.extend(text.chars());
-        Ok(())
-    });
+    for mut given in given.iter().flatten().cloned() {
+        let _ = cut_strings(&mut given, &mut |text| {
+            held.extend(text.chars());
+            Ok(())
+        });
+    }
     ('\u{fdd0}'..='\u{fdef}').chain('\u{f0000}'..='\u{ffffd}').find(|c| !held.contains(c))
 }

@@ -63,8 +63,10 @@ impl Answers {
             let Some((index, event)) = event.await.map_err(|_| ApiError::timeout())? else {
                 return Err(ApiError::stopping("the server ended before the answer was complete"));
             };
-            if event == Event::Failed {
-                return Err(ApiError::internal("the model's weights could not be read"));
+            match event {
+                Event::Failed => return Err(ApiError::internal("the model's weights could not be read")),
+                Event::Finished(Finish::Unmet, _) => return Err(ApiError::unmet()),
+                _ => {}
             }
             if let Some(part) = self.part(index, event) {
                 return Ok(Some(part));
@@ -103,7 +105,7 @@ impl Answers {
                 if emitted.stop.is_none() {
                     part.text += &sequence.stop.finish();
                 }
-                part.finish = Some(if reason == Finish::Stop { "stop" } else { "length" });
+                part.finish = Some(if reason == Finish::Length { "length" } else { "stop" });
             }
         }
         sequence.ended = part.finish.is_some();

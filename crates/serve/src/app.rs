@@ -2,13 +2,14 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ounce_engine::{Engine, Refusal};
 use ounce_formats::template::ChatTemplate;
 use ounce_formats::tokenizer::Tokenizer;
+use ounce_grammar::{Form, Grammar, GrammarError, Grammars};
 use ounce_spec::model::GenerationConfig;
 use serde_json::Value;
 
@@ -50,6 +51,8 @@ pub struct App {
     /// When it began to serve, seconds since 1970.
     pub created: u64,
     requests: AtomicU64,
+    /// Made when the first request asks for a form.
+    grammars: OnceLock<Grammars>,
 }
 
 impl App {
@@ -70,6 +73,7 @@ impl App {
             metrics,
             created: now(),
             requests: AtomicU64::new(0),
+            grammars: OnceLock::new(),
         }))
     }
 
@@ -87,6 +91,26 @@ impl App {
             Refusal::TooLong { .. } => ApiError::too_long(param, refusal.to_string()),
             _ => ApiError::field(param, refusal.to_string()),
         })
+    }
+
+    /// Compiles a form that the field `param` asked for, on a thread of its own.
+    ///
+    /// # Errors
+    /// 400 for a form that is wrong, too large or too complex.
+    pub async fn grammar(self: &Arc<App>, param: &str, form: Form) -> Result<Grammar, ApiError> {
+        let app = self.clone();
+        let compiled = tokio::task::spawn_blocking(move || app.grammars()?.compile(&form)).await;
+        compiled
+            .map_err(|_| ApiError::internal("the answer's form could not be compiled"))?
+            .map_err(|e| ApiError::field(param, format!("{param} cannot be used: {e}")))
+    }
+
+    fn grammars(&self) -> Result<&Grammars, GrammarError> {
+        if self.grammars.get().is_none() {
+            // Whoever comes second at the same time has worked for nothing, once.
+            let _ = self.grammars.set(Grammars::new(&self.served.tokenizer)?);
+        }
+        Ok(self.grammars.get().expect("it has just been set"))
     }
 
     /// An id for a response.

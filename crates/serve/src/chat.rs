@@ -6,6 +6,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use ounce_formats::prompt;
 use ounce_formats::template::RenderOptions;
+use ounce_grammar::Grammar;
 use serde_json::{Map, Value, json};
 
 use crate::answers::{Answers, Part};
@@ -14,6 +15,7 @@ use crate::body;
 use crate::choices::{chat_logprob, usage};
 use crate::error::{ApiError, json_response};
 use crate::fields::{Fields, kind};
+use crate::form::{self, Asked};
 use crate::messages;
 use crate::sampling::{MAX_TOP_LOGPROBS, Sampling};
 use crate::sse::{self, Events};
@@ -27,8 +29,12 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let prompt = encode(&app, wanted.messages, wanted.options).await?;
     app.check_prompt("messages", &prompt)?;
     let sampling = wanted.sampling;
-    let requests = sampling.each().map(|params| ounce_engine::Request { prompt: prompt.clone(), params }).collect();
-    let answers = Answers::new(app.desk.submit(requests)?, &app.served.tokenizer, &sampling.params.stop);
+    let grammar = form::compile(&app, wanted.form).await?;
+    let requests = sampling.each().map(|params| ounce_engine::Request {
+        constraint: grammar.as_ref().map(Grammar::constraint),
+        ..ounce_engine::Request::new(prompt.clone(), params)
+    });
+    let answers = Answers::new(app.desk.submit(requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
     let reply = Reply {
         id: app.id("chatcmpl"),
         created: now(),
@@ -59,6 +65,7 @@ struct Wanted {
     options: RenderOptions,
     sampling: Sampling,
     logprobs: bool,
+    form: Option<Asked>,
 }
 
 impl Wanted {
@@ -80,10 +87,11 @@ impl Wanted {
             fields
                 .fault("n", format!("is {}, this server takes {} sequences at a time", sampling.n, app.desk.capacity));
         }
+        let form = form::read(&mut fields);
         refuse_unsupported(&mut fields);
         fields.finish()?;
         app.check_model(body)?;
-        Ok(Wanted { messages, options, sampling, logprobs })
+        Ok(Wanted { messages, options, sampling, logprobs, form })
     }
 }
 
@@ -109,11 +117,6 @@ pub fn options(fields: &mut Fields) -> RenderOptions {
 
 /// What would change the answer's form and is not there yet must not be passed over in silence.
 fn refuse_unsupported(fields: &mut Fields) {
-    match fields.value("response_format") {
-        None => {}
-        Some(format) if format["type"] == "text" => {}
-        Some(_) => fields.fault("response_format", "must have the type \"text\": other forms are not supported yet"),
-    }
     let no_tools = fields.value("tool_choice").is_some_and(|choice| choice == "none");
     match fields.value("tools") {
         None => {}

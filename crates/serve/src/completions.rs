@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use ounce_grammar::Grammar;
 use serde_json::{Value, json};
 
 use crate::answers::{Answers, Part};
@@ -12,6 +13,7 @@ use crate::body;
 use crate::choices::{TextLogprobs, usage};
 use crate::error::{ApiError, json_response};
 use crate::fields::{Fields, token_ids};
+use crate::form::{self, Asked};
 use crate::sampling::{MAX_TOP_LOGPROBS, Sampling};
 use crate::sse::{self, Events};
 
@@ -32,18 +34,22 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
     for prompt in &prompts {
         app.check_prompt("prompt", prompt)?;
     }
-    let requests = prompts
-        .iter()
-        .flat_map(|prompt| sampling.each().map(|params| ounce_engine::Request { prompt: prompt.clone(), params }));
+    let grammar = form::compile(&app, wanted.asked).await?;
+    let requests = prompts.iter().flat_map(|prompt| {
+        sampling.each().map(|params| ounce_engine::Request {
+            constraint: grammar.as_ref().map(Grammar::constraint),
+            ..ounce_engine::Request::new(prompt.clone(), params)
+        })
+    });
     let answers = Answers::new(app.desk.submit(requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
-    let choices = prompts.iter().flat_map(|prompt| (0..sampling.n).map(|_| Choice::new(&app, prompt, &wanted.form)));
+    let choices = prompts.iter().flat_map(|prompt| (0..sampling.n).map(|_| Choice::new(&app, prompt, &wanted.shown)));
     let reply = Reply {
         id: app.id("cmpl"),
         created: now(),
         prompt_tokens: prompts.iter().map(Vec::len).sum(),
         include_usage: sampling.include_usage,
         choices: choices.collect(),
-        form: wanted.form,
+        shown: wanted.shown,
         app,
     };
     match sampling.stream {
@@ -60,7 +66,7 @@ enum Prompt {
 
 /// What of a sequence is shown.
 #[derive(Clone, Copy)]
-struct Form {
+struct Shown {
     echo: bool,
     logprobs: bool,
     /// No answer is wanted, only the prompt with its scores.
@@ -70,7 +76,8 @@ struct Form {
 struct Wanted {
     prompts: Vec<Prompt>,
     sampling: Sampling,
-    form: Form,
+    shown: Shown,
+    asked: Option<Asked>,
 }
 
 impl Wanted {
@@ -91,14 +98,15 @@ impl Wanted {
                 fields.fault(name, "is not supported");
             }
         }
+        let asked = form::read(&mut fields);
         fields.finish()?;
         app.check_model(body)?;
-        let form = Form { echo, logprobs: logprobs.is_some(), prompt_only: sampling.params.max_tokens == 0 };
+        let shown = Shown { echo, logprobs: logprobs.is_some(), prompt_only: sampling.params.max_tokens == 0 };
         // The engine generates at least one; it is left out.
         sampling.params.max_tokens = sampling.params.max_tokens.max(1);
         sampling.params.logprobs = logprobs.unwrap_or(0);
         sampling.params.prompt_logprobs = logprobs.filter(|_| echo);
-        Ok(Wanted { prompts: prompts.unwrap_or_default(), sampling, form })
+        Ok(Wanted { prompts: prompts.unwrap_or_default(), sampling, shown, asked })
     }
 }
 
@@ -138,21 +146,21 @@ struct Choice {
 }
 
 impl Choice {
-    fn new(app: &App, prompt: &[u32], form: &Form) -> Choice {
+    fn new(app: &App, prompt: &[u32], shown: &Shown) -> Choice {
         let tokenizer = &app.served.tokenizer;
         let mut choice = Choice { text: String::new(), logprobs: TextLogprobs::default(), reason: "" };
-        if form.echo {
+        if shown.echo {
             choice.text = tokenizer.decode(prompt, false);
             choice.logprobs.push_first(tokenizer, prompt[0]);
         }
         choice
     }
 
-    fn take(&mut self, app: &App, part: &Part, form: &Form) {
+    fn take(&mut self, app: &App, part: &Part, shown: &Shown) {
         if let Some(scored) = &part.prompt {
             self.logprobs.push(&app.served.tokenizer, scored);
         }
-        if !form.prompt_only {
+        if !shown.prompt_only {
             self.text += &part.text;
             // Clients that score prompts leave out the last entry, so a token that ended the answer has one, too.
             for scored in part.token.iter().chain(&part.end) {
@@ -163,12 +171,12 @@ impl Choice {
     }
 
     /// What has come since the last call.
-    fn json(&mut self, index: usize, form: &Form) -> Value {
+    fn json(&mut self, index: usize, shown: &Shown) -> Value {
         let logprobs = self.logprobs.take();
         json!({
             "index": index,
             "text": std::mem::take(&mut self.text),
-            "logprobs": form.logprobs.then_some(logprobs),
+            "logprobs": shown.logprobs.then_some(logprobs),
             "finish_reason": Some(self.reason).filter(|reason| !reason.is_empty()),
         })
     }
@@ -180,16 +188,16 @@ struct Reply {
     created: u64,
     prompt_tokens: usize,
     include_usage: bool,
-    form: Form,
+    shown: Shown,
     choices: Vec<Choice>,
 }
 
 impl Reply {
     async fn whole(mut self, mut answers: Answers) -> Result<Response, ApiError> {
         while let Some(part) = answers.next().await? {
-            self.choices[part.index].take(&self.app, &part, &self.form);
+            self.choices[part.index].take(&self.app, &part, &self.shown);
         }
-        let choices = self.choices.iter_mut().enumerate().map(|(index, choice)| choice.json(index, &self.form));
+        let choices = self.choices.iter_mut().enumerate().map(|(index, choice)| choice.json(index, &self.shown));
         let choices: Vec<Value> = choices.collect();
         let mut out = self.head();
         out["choices"] = choices.into();
@@ -205,10 +213,10 @@ impl Reply {
                 Err(error) => return events.send(&error.json()).await,
             };
             let choice = &mut self.choices[part.index];
-            choice.take(&self.app, &part, &self.form);
+            choice.take(&self.app, &part, &self.shown);
             // Scores of a prompt go out with what follows it.
-            if part.prompt.is_none() && (!choice.text.is_empty() || self.form.logprobs || part.finish.is_some()) {
-                let choice = choice.json(part.index, &self.form);
+            if part.prompt.is_none() && (!choice.text.is_empty() || self.shown.logprobs || part.finish.is_some()) {
+                let choice = choice.json(part.index, &self.shown);
                 let mut out = self.head();
                 out["choices"] = json!([choice]);
                 events.send(&out).await;
@@ -224,7 +232,7 @@ impl Reply {
     }
 
     fn usage(&self, answers: &Answers) -> Value {
-        usage(self.prompt_tokens, if self.form.prompt_only { 0 } else { answers.tokens }, answers.cached)
+        usage(self.prompt_tokens, if self.shown.prompt_only { 0 } else { answers.tokens }, answers.cached)
     }
 
     fn head(&self) -> Value {

@@ -15,6 +15,9 @@ use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::worker::{self, Event, Job};
 
+/// Grammars of requests are followed on this thread, some deep in themselves.
+const STACK_BYTES: usize = 64 << 20;
+
 /// What comes back for a request: events with the number of their sequence.
 pub struct Ticket {
     pub events: UnboundedReceiver<(usize, Event)>,
@@ -42,6 +45,7 @@ impl Desk {
         // The thread ends when the desk is gone.
         let thread = std::thread::Builder::new()
             .name("engine".into())
+            .stack_size(STACK_BYTES)
             .spawn(move || worker::run(engine, incoming, &metrics, &seen))?;
         let places = Arc::new(Semaphore::new(capacity));
         Ok(Desk { jobs, places, capacity, closed: AtomicBool::new(false), cut, thread })

@@ -45,6 +45,13 @@ impl ApiError {
         ApiError::field(param, message).code("context_length_exceeded")
     }
 
+    /// 400: an answer could not be kept to the form that was asked for.
+    pub fn unmet() -> ApiError {
+        let message = "the answer cannot be kept to the form that was asked for: its grammar has become too complex, or none of \
+                       the model's tokens goes on; ask for a simpler one";
+        ApiError::invalid(message).code("grammar_too_complex")
+    }
+
     /// 401.
     pub fn key() -> ApiError {
         let message = "the API key is missing or wrong; send it as `Authorization: Bearer KEY`";

@@ -13,6 +13,7 @@ mod completions;
 mod desk;
 mod error;
 mod fields;
+mod form;
 mod guard;
 mod messages;
 mod metrics;

@@ -39,9 +39,18 @@ pub enum Event {
     Failed,
 }
 
+/// Who waits for a sequence that the engine has.
+struct Client {
+    index: usize,
+    events: UnboundedSender<(usize, Event)>,
+    satisfied: Arc<AtomicBool>,
+    place: OwnedSemaphorePermit,
+    received: Instant,
+}
+
 /// A job that the engine has.
 struct Open {
-    job: Job,
+    client: Client,
     first: Option<Instant>,
     last: Instant,
     tokens: usize,
@@ -71,7 +80,7 @@ pub fn run(mut engine: Engine, jobs: Receiver<Job>, metrics: &Metrics, cut: &Ato
             Err(_) => {
                 for (id, sequence) in open.drain() {
                     engine.cancel(id);
-                    let _ = sequence.job.events.send((sequence.job.index, Event::Failed));
+                    let _ = sequence.client.events.send((sequence.client.index, Event::Failed));
                     sequence.end(Ended::Abort, metrics);
                 }
             }
@@ -80,13 +89,13 @@ pub fn run(mut engine: Engine, jobs: Receiver<Job>, metrics: &Metrics, cut: &Ato
     }
 }
 
-fn take(engine: &mut Engine, mut job: Job, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
-    let request = Request { prompt: std::mem::take(&mut job.request.prompt), params: job.request.params.clone() };
+fn take(engine: &mut Engine, job: Job, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
+    let Job { request, index, events, satisfied, place, received } = job;
     let prompt = request.prompt.len();
     let id = engine.submit(request).expect("prompts are checked before they get a place");
     metrics.prompt(prompt);
-    let last = job.received;
-    open.insert(id, Open { job, first: None, last, tokens: 0 });
+    let client = Client { index, events, satisfied, place, received };
+    open.insert(id, Open { client, first: None, last: received, tokens: 0 });
 }
 
 fn deliver(output: Output, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
@@ -98,15 +107,19 @@ fn deliver(output: Output, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
     };
     let Some(sequence) = open.get_mut(&id) else { return };
     match &event {
-        Event::Started { cached } => metrics.started(sequence.job.received.elapsed(), *cached),
+        Event::Started { cached } => metrics.started(sequence.client.received.elapsed(), *cached),
         Event::Token(_) => sequence.count(metrics),
         Event::Prompt(_) | Event::Finished(..) | Event::Failed => {}
     }
     let finish = if let Event::Finished(reason, _) = event { Some(reason) } else { None };
     // Whoever is gone is found before the next step.
-    let _ = sequence.job.events.send((sequence.job.index, event));
+    let _ = sequence.client.events.send((sequence.client.index, event));
     if let Some(reason) = finish {
-        let ended = if reason == Finish::Stop { Ended::Stop } else { Ended::Length };
+        let ended = match reason {
+            Finish::Stop => Ended::Stop,
+            Finish::Length => Ended::Length,
+            Finish::Unmet => Ended::Abort,
+        };
         open.remove(&id).into_iter().for_each(|sequence| sequence.end(ended, metrics));
     }
 }
@@ -115,7 +128,7 @@ impl Open {
     fn count(&mut self, metrics: &Metrics) {
         let now = Instant::now();
         match self.first {
-            None => metrics.first_token(now - self.job.received),
+            None => metrics.first_token(now - self.client.received),
             Some(_) => metrics.next_token(now - self.last),
         }
         self.first.get_or_insert(now);
@@ -125,15 +138,15 @@ impl Open {
 
     /// Whether nobody waits for it any more.
     fn gone(&self, cut: bool) -> Option<Ended> {
-        if self.job.satisfied.load(Ordering::Relaxed) {
+        if self.client.satisfied.load(Ordering::Relaxed) {
             return Some(Ended::Stop);
         }
-        (cut || self.job.events.is_closed()).then_some(Ended::Abort)
+        (cut || self.client.events.is_closed()).then_some(Ended::Abort)
     }
 
     fn end(self, ended: Ended, metrics: &Metrics) {
-        metrics.ended(ended, self.job.received.elapsed(), self.tokens);
+        metrics.ended(ended, self.client.received.elapsed(), self.tokens);
         // Last: once a place is free, what was there is counted.
-        drop(self.job.place);
+        drop(self.client.place);
     }
 }

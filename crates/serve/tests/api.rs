@@ -23,7 +23,7 @@ fn choice(answer: &Answer) -> Value {
 fn directly(prompt: &[u32], max_tokens: usize) -> Vec<u32> {
     let params = SamplingParams { max_tokens, ignore_eos: true, ..SamplingParams::default() };
     let mut tokens = Vec::new();
-    let request = Request { prompt: prompt.to_vec(), params };
+    let request = Request::new(prompt.to_vec(), params);
     engine(1)
         .run(request, |token| {
             tokens.extend(token);
@@ -174,7 +174,7 @@ fn errors_have_the_apis_shape_and_name_the_field() {
         (400, json!("seed"), json!({"messages": user, "seed": 9223372036854775808u64})),
         (400, json!("stream_options"), json!({"messages": user, "stream_options": 1})),
         (400, json!("tools"), json!({"messages": user, "tools": [{}]})),
-        (400, json!("response_format"), json!({"messages": user, "response_format": {"type": "json_object"}})),
+        (400, json!("response_format.type"), json!({"messages": user, "response_format": {"type": "yaml"}})),
         (400, json!("chat_template_kwargs"), json!({"messages": user, "chat_template_kwargs": {"chat_template": "x"}})),
         (404, json!("model"), json!({"messages": user, "model": "other"})),
         (400, json!("messages"), json!({"messages": [{"role": "user", "content": long}]})),

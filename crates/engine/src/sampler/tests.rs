@@ -14,7 +14,7 @@ const PROMPT: [u32; 5] = [3, 7, 7, 20, 39];
 fn distribution(params: &SamplingParams, logits: &[f32]) -> Vec<(u32, f64)> {
     params.validate().unwrap();
     let mut sampler = Sampler::new(params, &PROMPT);
-    sampler.choose(logits);
+    sampler.choose(logits, None);
     let total: f64 = sampler.candidates.iter().map(|c| f64::from(c.weight)).sum();
     sampler.candidates.iter().map(|c| (c.id, f64::from(c.weight) / total)).collect()
 }
@@ -231,4 +231,27 @@ fn the_most_likely_tokens_come_in_order_with_the_floats_of_a_single_one() {
     assert!((all - 1.0).abs() < 1e-6, "{all}");
     assert_eq!(top_logprobs(&[1.0, f32::NAN, 1.0, 1.0], 2).iter().map(|t| t.0).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(top_logprobs(&logits, 0), []);
+}
+
+#[test]
+fn a_constraint_decides_before_every_filter() {
+    // Tokens 3, 33 and 38; the likeliest of all is none of them.
+    let allowed = [1 << 3, 1 << 1 | 1 << 6];
+    let logits = grid();
+    let best = [3, 33, 38].into_iter().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+    let sharp = SamplingParams { temperature: 1.0, top_k: 1, top_p: 0.1, min_p: 0.9, ..Default::default() };
+    for params in [SamplingParams::default(), sharp] {
+        let choice = Sampler::new(&params, &PROMPT).sample_among(&logits, Some(&allowed));
+        assert_eq!(choice, Choice { token: best, logprob: logprob(&logits, best) });
+    }
+    let flat = SamplingParams { temperature: 100.0, ..Default::default() };
+    let mut sampler = Sampler::new(&flat, &PROMPT);
+    let drawn: std::collections::BTreeSet<u32> =
+        (0..200).map(|_| sampler.sample_among(&logits, Some(&allowed)).token).collect();
+    assert_eq!(drawn.into_iter().collect::<Vec<_>>(), [3, 33, 38]);
+    // Where the model thinks nothing of what is allowed, the first of it; a bias does not bring back what is not.
+    let mut hopeless = logits.clone();
+    [3, 33, 38].into_iter().for_each(|id| hopeless[id] = f32::NEG_INFINITY);
+    let biased = SamplingParams { logit_bias: vec![(4, 100.0)], ..Default::default() };
+    assert_eq!(Sampler::new(&biased, &PROMPT).sample_among(&hopeless, Some(&allowed)).token, 3);
 }

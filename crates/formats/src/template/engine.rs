@@ -10,7 +10,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 
-use super::{TemplateError, clock, generation, guard, json};
+use super::{TemplateError, clock, generation, json};
+use crate::guard;
 
 /// Largest source in bytes; the largest of 71 templates of real models has 18,120. Compile time grows faster than the
 /// source: 5 s for the worst 32 KiB, 24 s for the worst 64 KiB.
@@ -35,7 +36,7 @@ impl Compiled {
             return Err(TemplateError::TooLarge { bytes: source.len(), limit: MAX_SOURCE_BYTES });
         }
         let (source, has_generation) = generation::rewrite(source);
-        guard::run("compiling", move || {
+        guard::run(move || {
             let mut env = environment()?;
             env.add_template_owned(NAME, source).map_err(|e| TemplateError::Compile { why: describe(&e) })?;
             Ok(Arc::new(Compiled { env, has_generation }))

@@ -1,5 +1,7 @@
 //! Why a chat template could not be compiled or rendered.
 
+use crate::guard::Fault;
+
 /// Each variant says what is wrong and, where there is one, the way out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,8 +15,8 @@ pub enum TemplateError {
     Refused { message: String },
     #[error("the chat template cannot render this conversation: {why}")]
     Render { why: String },
-    #[error("the chat template did not finish {doing} within {seconds} s")]
-    TimedOut { doing: &'static str, seconds: u64 },
+    #[error("the chat template cannot be run: {0}")]
+    Guard(#[from] Fault),
     #[error("the chat template writes more than {limit} bytes")]
     OutputTooLarge { limit: usize },
     #[error("messages must be a list of objects, each with a \"role\": {why}")]
@@ -26,6 +28,4 @@ pub enum TemplateError {
          template, or train on one assistant turn at a time"
     )]
     NoSpan { message: usize, why: &'static str },
-    #[error("cannot start a thread for the chat template: {0}")]
-    Thread(#[from] std::io::Error),
 }

@@ -8,7 +8,6 @@ mod clock;
 mod engine;
 mod error;
 mod generation;
-mod guard;
 mod json;
 mod spans;
 
@@ -21,6 +20,7 @@ use serde_json::{Map, Value as Json};
 pub use engine::{MAX_OUTPUT_BYTES, MAX_SOURCE_BYTES};
 pub use error::TemplateError;
 
+use crate::guard;
 use engine::Compiled;
 
 /// ChatML, for models that come without a template. A caller who uses it should say so: a model that was trained on
@@ -96,7 +96,7 @@ impl ChatTemplate {
         check_messages(messages)?;
         let (compiled, context) = (self.compiled.clone(), self.context(options)?);
         let messages: Vec<Value> = messages.as_array().into_iter().flatten().map(json::message).collect();
-        guard::run("rendering", move || compiled.render(with_messages(&context, messages.into(), None)))
+        guard::run(move || compiled.render(with_messages(&context, messages.into(), None)))
     }
 
     /// As [`ChatTemplate::render`], with the bytes of every assistant turn: what the model would have to write, its
@@ -118,7 +118,7 @@ impl ChatTemplate {
         let options = RenderOptions { add_generation_prompt: false, ..options.clone() };
         let (compiled, context) = (self.compiled.clone(), self.context(&options)?);
         let messages = messages.as_array().cloned().unwrap_or_default();
-        guard::run("rendering", move || spans::render(&compiled, &context, &messages))
+        guard::run(move || spans::render(&compiled, &context, &messages))
     }
 
     /// Every variable but the messages.

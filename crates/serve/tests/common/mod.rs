@@ -24,15 +24,24 @@ const TEMPLATE: &str = "{% for m in messages %}{{ m['role'][0] + ':' + m['conten
                         {% if add_generation_prompt %}a:{% endif %}";
 
 pub fn engine(slots: usize) -> Engine {
+    engine_of("llama", slots, 64)
+}
+
+fn engine_of(golden: &str, slots: usize, context: usize) -> Engine {
     let device = Device::cpu(Cpu::new(1));
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama");
-    let model = Model::load(&device, &ounce_formats::open(&dir).unwrap(), 64).unwrap_or_else(|e| panic!("{e}"));
-    Engine::new(&device, model, Settings { slots, context: 64, ..Settings::default() })
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(golden);
+    let model = Model::load(&device, &ounce_formats::open(&dir).unwrap(), context).unwrap_or_else(|e| panic!("{e}"));
+    Engine::new(&device, model, Settings { slots, context, ..Settings::default() })
 }
 
 pub fn served() -> Served {
-    let tokenizer = Tokenizer::from_hf(tokenizer_json().as_bytes(), None, None).unwrap().with_eos_ids(&[2]);
-    let template = ChatTemplate::new(TEMPLATE, Some("<s>"), Some("</s>")).unwrap();
+    served_with(TEMPLATE, "<unk>")
+}
+
+/// With a chat template, and token 0 a control token of this name.
+fn served_with(template: &str, control: &str) -> Served {
+    let tokenizer = Tokenizer::from_hf(tokenizer_json(control).as_bytes(), None, None).unwrap().with_eos_ids(&[2]);
+    let template = ChatTemplate::new(template, Some("<s>"), Some("</s>")).unwrap();
     Served { name: "tiny".into(), tokenizer, template, generation: Default::default() }
 }
 
@@ -40,9 +49,15 @@ pub fn app(slots: usize, queue: usize) -> Arc<App> {
     App::start(engine(slots), served(), &Options { queue, keys: Vec::new(), local_names_only: true }).unwrap()
 }
 
-/// 97 tokens: `<unk>`, `<s>`, `</s>`, then the printable ASCII characters from space to `}`.
-fn tokenizer_json() -> String {
-    let specials = ["<unk>", "<s>", "</s>"];
+/// Two sequences of 256 tokens at a time, on another model, with this chat template and a control token.
+pub fn app_with(template: &str, control: &str) -> Arc<App> {
+    let options = Options { queue: 8, keys: Vec::new(), local_names_only: true };
+    App::start(engine_of("llama3_rope", 2, 256), served_with(template, control), &options).unwrap()
+}
+
+/// 97 tokens: `control`, `<s>`, `</s>`, then the printable ASCII characters from space to `}`.
+fn tokenizer_json(control: &str) -> String {
+    let specials = [control, "<s>", "</s>"];
     let mut vocab = Map::new();
     for (id, token) in specials.into_iter().enumerate() {
         vocab.insert(token.into(), id.into());
@@ -59,7 +74,7 @@ fn tokenizer_json() -> String {
     let added: Vec<Value> = specials.into_iter().enumerate().map(added).collect();
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     json!({"version": "1.0", "added_tokens": added, "pre_tokenizer": bytes, "decoder": bytes,
-        "model": {"type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": []}})
+        "model": {"type": "BPE", "unk_token": control, "vocab": vocab, "merges": []}})
     .to_string()
 }
 

@@ -1,7 +1,7 @@
-//! A place where a hostile template can do no harm: a thread of its own with a deep stack, a time limit, and a net under
-//! panics. It knows nothing of templates.
+//! A place where a hostile template or grammar can do no harm: a thread of its own with a deep stack, a time limit, and a net
+//! under panics. It knows nothing of either.
 //!
-//! The engine recurses without limit on flat chains such as `1+1+1…`, and a stack overflow ends the process. Measured
+//! The template engine recurses without limit on flat chains such as `1+1+1…`, and a stack overflow ends the process. Measured
 //! over 19 shapes of chain filled to 64 KiB of source, stacks of 16 MiB overflow and stacks of 32 MiB do not.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,11 +10,24 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::TemplateError;
 use crate::tokenizer::panic_text;
 
 const STACK_BYTES: usize = 64 << 20;
-pub(super) const LIMIT: Duration = Duration::from_secs(2);
+/// Longest time of one piece of work.
+pub const LIMIT: Duration = Duration::from_secs(2);
+/// Most pieces of work that go on after their time; beyond them new ones are refused.
+const MAX_LATE: usize = 4;
+
+/// Why a piece of work came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("it did not finish within {} s", LIMIT.as_secs())]
+    Late,
+    #[error("{0}")]
+    Panicked(String),
+    #[error("there is no thread for it: {0}")]
+    Thread(#[from] std::io::Error),
+}
 
 /// Threads that were not waited for. No thread is ever detached: glibc (seen with 2.36) reads the memory of a thread that it
 /// detaches even when that thread ends at this very moment and its stack, being large, is gone.
@@ -22,37 +35,43 @@ static LATE: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
 /// Runs `work` on a thread of its own. After the time limit the caller goes on; the thread ends by itself, because what
 /// it does is bounded (source size when compiling, fuel when rendering).
-pub(super) fn run<T: Send + 'static>(
-    doing: &'static str,
-    work: impl FnOnce() -> Result<T, TemplateError> + Send + 'static,
-) -> Result<T, TemplateError> {
-    collect_late();
+///
+/// # Errors
+/// What `work` says, or a [`Fault`].
+pub fn run<T: Send + 'static, E: From<Fault> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    if collect_late() >= MAX_LATE {
+        return Err(Fault::Late.into());
+    }
     let (sender, receiver) = sync_channel(1);
-    let thread = thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES).spawn(move || {
+    let thread = thread::Builder::new().name("guarded".into()).stack_size(STACK_BYTES).spawn(move || {
         let result = catch_unwind(AssertUnwindSafe(work))
-            .unwrap_or_else(|panic| Err(TemplateError::Render { why: panic_text(&*panic) }));
+            .unwrap_or_else(|panic| Err(Fault::Panicked(panic_text(&*panic)).into()));
         // Nobody listens any more if the time was up.
         let _ = sender.send(result);
-    })?;
+    });
+    let thread = thread.map_err(Fault::Thread)?;
     let result = match receiver.recv_timeout(LIMIT) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => {
             LATE.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-            return Err(TemplateError::TimedOut { doing, seconds: LIMIT.as_secs() });
+            return Err(Fault::Late.into());
         }
-        Err(RecvTimeoutError::Disconnected) => Err(TemplateError::Render { why: "its thread ended".into() }),
+        Err(RecvTimeoutError::Disconnected) => Err(Fault::Panicked("its thread ended".into()).into()),
     };
     // It has nothing left to do. A panic was caught inside it.
     let _ = thread.join();
     result
 }
 
-/// Waits for the threads that have come to their end by now.
-fn collect_late() {
+/// Waits for the threads that have come to their end by now; how many are left.
+fn collect_late() -> usize {
     let mut late = LATE.lock().unwrap_or_else(PoisonError::into_inner);
     for thread in late.extract_if(.., |thread| thread.is_finished()) {
         let _ = thread.join();
     }
+    late.len()
 }
 
 #[cfg(test)]
@@ -62,17 +81,17 @@ mod tests {
     #[test]
     fn who_is_late_is_let_go_and_collected() {
         let (sender, receiver) = sync_channel::<()>(0);
-        let late = run("waiting", move || {
+        let late: Result<i32, Fault> = run(move || {
             let _ = receiver.recv();
             Ok(1)
         });
-        assert!(matches!(late, Err(TemplateError::TimedOut { doing: "waiting", .. })), "{late:?}");
+        assert!(matches!(late, Err(Fault::Late)), "{late:?}");
         drop(sender);
         // Other tests may run templates that are late beside this one: only wait until ours is gone.
         while LATE.lock().unwrap().iter().any(|thread| !thread.is_finished()) {
             thread::yield_now();
         }
-        assert_eq!(run("adding", || Ok(1 + 1)).unwrap(), 2);
+        assert_eq!(run(|| Ok::<_, Fault>(1 + 1)).unwrap(), 2);
         assert!(LATE.lock().unwrap().is_empty());
     }
 }

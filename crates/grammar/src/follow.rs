@@ -1,0 +1,39 @@
+//! [`Follower`]: one answer on its way through a grammar, as the engine asks for it. It knows no form.
+
+use llguidance::Matcher;
+use llguidance::toktrie::SimpleVob;
+use ounce_engine::{Constraint, Unmet};
+
+use crate::first_line;
+
+pub struct Follower {
+    matcher: Matcher,
+    /// What may come next; lent to the engine.
+    allowed: SimpleVob,
+}
+
+impl Follower {
+    pub fn new(matcher: Matcher) -> Follower {
+        Follower { matcher, allowed: SimpleVob::new() }
+    }
+}
+
+impl Constraint for Follower {
+    fn allowed(&mut self) -> Result<&[u32], Unmet> {
+        // The work of one call is limited by the library's own counters: some 15 ms at most, then it is an error.
+        self.allowed = self.matcher.compute_mask_or_eos().map_err(|e| Unmet(first_line(&e.to_string())))?;
+        Ok(self.allowed.as_slice())
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), Unmet> {
+        self.matcher.consume_token(token).map_err(|e| Unmet(first_line(&e.to_string())))
+    }
+
+    fn may_stop(&mut self) -> bool {
+        self.is_complete() || self.matcher.is_accepting().unwrap_or(false)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.matcher.is_stopped() && !self.matcher.is_error()
+    }
+}

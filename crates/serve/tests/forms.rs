@@ -1,0 +1,161 @@
+//! Answers that must have a form, over a socket: what they are, and how they go with everything else that a request may ask for.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Answer, Server, app};
+use serde_json::{Value, json};
+
+fn server() -> Server {
+    Server::start(app(2, 8), Duration::from_secs(30))
+}
+
+fn ask(server: &Server, path: &str, extra: Value) -> Answer {
+    let mut body = json!({"temperature": 1.5, "seed": 11, "max_tokens": 40});
+    match path {
+        "/v1/completions" => body["prompt"] = "abc".into(),
+        _ => body["messages"] = json!([{"role": "user", "content": "x"}]),
+    }
+    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    server.post(path, &body)
+}
+
+fn chat(server: &Server, extra: Value) -> Answer {
+    ask(server, "/v1/chat/completions", extra)
+}
+
+fn format(schema: Value) -> Value {
+    json!({"type": "json_schema", "json_schema": {"name": "answer", "strict": true, "schema": schema}})
+}
+
+fn small() -> Value {
+    json!({"type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["x", "y"]}},
+        "required": ["a", "b"], "additionalProperties": false})
+}
+
+fn check(text: &str) {
+    let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    assert!(value["a"].as_u64().is_some_and(|a| a < 100), "{text}");
+    assert!(value["b"] == "x" || value["b"] == "y", "{text}");
+    assert_eq!(value.as_object().unwrap().len(), 2, "{text}");
+}
+
+fn text(choice: &Value) -> &str {
+    choice["message"]["content"].as_str().or(choice["text"].as_str()).unwrap()
+}
+
+#[test]
+fn several_answers_are_what_the_schema_takes_whole_streamed_and_scored() {
+    let server = server();
+    let extra = json!({"response_format": format(small()), "n": 3, "logprobs": true, "top_logprobs": 2,
+        "ignore_eos": true});
+    let answer = chat(&server, extra.clone());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let answer = answer.json();
+    let choices = answer["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), 3);
+    for choice in choices {
+        check(text(choice));
+        assert_eq!(choice["finish_reason"], "stop");
+        let tokens = choice["logprobs"]["content"].as_array().unwrap();
+        let joined: String = tokens.iter().map(|t| t["token"].as_str().unwrap()).collect();
+        assert_eq!(joined, text(choice));
+        // Numbers are the model's own: what the schema leaves no choice about is not certain to the model.
+        assert!(tokens.iter().all(|t| t["logprob"].as_f64().unwrap() < -0.1), "{tokens:?}");
+    }
+    assert_ne!(text(&choices[0]), text(&choices[1]));
+
+    let mut extra = extra;
+    extra["stream"] = true.into();
+    let (events, done) = chat(&server, extra).events();
+    assert!(done);
+    for (index, choice) in choices.iter().enumerate() {
+        let own = events.iter().filter(|e| e["choices"][0]["index"] == index);
+        let streamed: String = own.filter_map(|e| e["choices"][0]["delta"]["content"].as_str()).collect();
+        assert_eq!(streamed, text(choice));
+    }
+}
+
+#[test]
+fn every_way_to_ask_is_heeded_in_chats_and_texts() {
+    let server = server();
+    for path in ["/v1/chat/completions", "/v1/completions"] {
+        let said = |extra: Value| {
+            let answer = ask(&server, path, extra.clone());
+            assert_eq!(answer.status, 200, "{extra} {}", answer.body);
+            text(&answer.json()["choices"][0]).to_owned()
+        };
+        check(&said(json!({"response_format": format(small())})));
+        check(&said(json!({"structured_outputs": {"json": small()}})));
+        check(&said(json!({"guided_json": small().to_string()})));
+        assert!(["left", "right"].contains(&said(json!({"guided_choice": ["left", "right"]})).as_str()));
+        assert!(["ab", "abab"].contains(&said(json!({"structured_outputs": {"regex": "(ab){1,2}"}})).as_str()));
+        assert_eq!(said(json!({"guided_grammar": "start: \"a\" word\nword: \"b\" \"c\""})), "abc");
+        assert!(serde_json::from_str::<Value>(&said(json!({"response_format": {"type": "text"}}))).is_err());
+    }
+    let object = chat(&server, json!({"response_format": {"type": "json_object"}, "max_tokens": 50}));
+    let object = object.json()["choices"][0].clone();
+    assert!(text(&object).starts_with('{'), "{object}");
+    if object["finish_reason"] == "stop" {
+        assert!(serde_json::from_str::<Value>(text(&object)).unwrap().is_object(), "{object}");
+    }
+}
+
+#[test]
+fn limits_and_stop_strings_cut_it() {
+    let server = server();
+    let long = json!({"type": "string", "minLength": 30});
+    let cut = chat(&server, json!({"response_format": format(long.clone()), "max_tokens": 10})).json();
+    assert_eq!((&cut["choices"][0]["finish_reason"], text(&cut["choices"][0]).len()), (&json!("length"), 10));
+    let stopped = chat(&server, json!({"response_format": format(small()), "stop": ["\"b\""]})).json();
+    let said = text(&stopped["choices"][0]);
+    assert!(said.starts_with('{') && said.contains("\"a\"") && !said.contains("\"b\""), "{said}");
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+}
+
+/// A sequence without a form beside one with: it is what it is alone.
+#[test]
+fn neighbours_are_left_alone() {
+    let server = server();
+    let free = json!({"seed": 3, "max_tokens": 30, "ignore_eos": true});
+    let alone = chat(&server, free.clone()).json()["choices"].clone();
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| chat(&server, json!({"response_format": format(small())})));
+        assert_eq!(chat(&server, free).json()["choices"], alone);
+        check(text(&held.join().unwrap().json()["choices"][0]));
+    });
+}
+
+#[test]
+fn forms_that_cannot_be_kept_to_are_errors_that_say_why() {
+    let server = server();
+    for (extra, param, says) in [
+        (
+            json!({"response_format": format(json!({"type": "strange"}))}),
+            "response_format.json_schema.schema",
+            "strange",
+        ),
+        (
+            json!({"response_format": format(json!({"type": "array", "uniqueItems": true}))}),
+            "response_format.json_schema.schema",
+            "uniqueItems",
+        ),
+        (json!({"guided_regex": "("}), "guided_regex", "regex"),
+        (json!({"guided_regex": "x".repeat(70_000)}), "guided_regex", "at most 65536"),
+        // None of the model's tokens is one of a Greek letter.
+        (json!({"guided_choice": ["αβγ"]}), "guided_choice", "none that this model has tokens for"),
+        (json!({"guided_regex": "a", "response_format": {"type": "json_object"}}), "guided_regex", "together with"),
+    ] {
+        let answer = chat(&server, extra);
+        let error = answer.json()["error"].clone();
+        assert_eq!((answer.status, error["param"].as_str()), (400, Some(param)), "{error}");
+        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
+    }
+    // What shows only on the way.
+    let answer = chat(&server, json!({"guided_regex": "ab(αβγ)?c", "logit_bias": {"68": -100}}));
+    assert_eq!(text(&answer.json()["choices"][0]), "abc");
+    let answer = chat(&server, json!({"guided_regex": "ab[α-ω]"}));
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("grammar_too_complex")));
+    assert_eq!(server.get("/health").status, 200);
+}
