@@ -4,9 +4,11 @@
 
 use std::collections::VecDeque;
 
+use ounce_model::adapters::{self, Adapter, Layers};
 use ounce_model::{Kv, Model};
-use ounce_tensor::{Device, Elem, ReadError};
+use ounce_tensor::{AdapterId, Device, Elem, ReadError};
 
+use crate::adapters::{Adapters, ranges};
 use crate::sampler::{Sampler, logprob, top_logprobs};
 use crate::sequence::{Finish, Output, Request, Scored, SeqId, Sequence};
 
@@ -43,6 +45,8 @@ pub enum Refusal {
     TooLong { prompt: usize, context: usize },
     #[error("the prompt has token {token}, but the vocabulary ends at {vocab}")]
     Token { token: u32, vocab: usize },
+    #[error("its adapter has been taken away")]
+    Adapter,
 }
 
 /// A request that was not answered.
@@ -81,8 +85,10 @@ pub struct Engine {
     settings: Settings,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
-    /// For each slot, the tokens whose keys and values it holds.
+    /// For each slot, the tokens whose keys and values it holds, and the adapter that made them.
     memory: Vec<Vec<u32>>,
+    owners: Vec<Option<AdapterId>>,
+    adapters: Adapters,
     next: u64,
 }
 
@@ -94,9 +100,10 @@ impl Engine {
         let context = settings.context.min(model.context);
         let settings = Settings { context, slots: settings.slots.max(1), ..settings };
         let kv = Kv::new(device, &model.config, Elem::F32, settings.slots, context);
-        let memory = vec![Vec::new(); settings.slots];
+        let (memory, owners) = (vec![Vec::new(); settings.slots], vec![None; settings.slots]);
+        let (device, adapters) = (device.clone(), Adapters::default());
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Engine { device: device.clone(), model, kv, settings, waiting, running, memory, next: 0 }
+        Engine { device, model, kv, settings, waiting, running, memory, owners, adapters, next: 0 }
     }
 
     pub fn model(&self) -> &Model {
@@ -113,15 +120,45 @@ impl Engine {
         change(&mut self.model)
     }
 
+    /// What adapters for this engine are read and checked against, wherever that is done.
+    pub fn layers(&self) -> Layers {
+        Layers::of(&self.model, &self.device)
+    }
+
+    /// Puts an adapter beside the base and the others: requests may name it.
+    pub fn load_adapter(&mut self, adapter: Adapter) -> AdapterId {
+        let id = self.adapters.open();
+        adapter.put_beside(&mut self.model, id);
+        id
+    }
+
+    /// Requests that name the adapter are refused from now on. Its memory is free once the last sequence of it has ended.
+    pub fn drop_adapter(&mut self, id: AdapterId) {
+        self.adapters.close(id);
+        self.free_adapters();
+    }
+
+    fn free_adapters(&mut self) {
+        let sequences = self.waiting.iter().chain(&self.running);
+        for id in self.adapters.gone(sequences.filter_map(|s| s.adapter)) {
+            adapters::take_from_beside(&mut self.model, id);
+        }
+    }
+
     /// Queues a request.
     pub fn submit(&mut self, request: Request) -> Result<SeqId, Refusal> {
         Refusal::check(&request.prompt, self.settings.context, self.model.config.vocab_size)?;
+        if request.adapter.is_some_and(|id| !self.adapters.has(id)) {
+            return Err(Refusal::Adapter);
+        }
         let id = SeqId(self.next);
         self.next += 1;
         let sampler = Sampler::new(&request.params, &request.prompt);
-        let Request { prompt: tokens, params, constraint } = request;
+        let Request { prompt: tokens, params, adapter, constraint } = request;
         let prompt_len = tokens.len();
-        self.waiting.push_back(Sequence { id, tokens, prompt_len, params, sampler, constraint, slot: 0, cached: 0 });
+        let (slot, cached) = (0, 0);
+        let sequence = Sequence { id, tokens, prompt_len, params, sampler, adapter, constraint, slot, cached };
+        self.waiting.push_back(sequence);
         Ok(id)
     }
 
@@ -131,6 +168,7 @@ impl Engine {
         if let Some(i) = self.running.iter().position(|s| s.id == id) {
             self.retire(i);
         }
+        self.free_adapters();
     }
 
     /// Whether anything waits or runs.
@@ -161,7 +199,8 @@ impl Engine {
             .iter()
             .map(|&(i, n)| (self.running[i].slot, &self.running[i].tokens[self.running[i].cached..][..n]))
             .collect();
-        let rows = self.kv.begin(&slices);
+        let mut rows = self.kv.begin(&slices);
+        rows.adapted = ranges(parts.iter().map(|&(i, n)| (n, self.running[i].adapter))).into();
         // Logits are needed where a sequence's last token is in the batch, and for prompts that are to be scored.
         let (mut asked, mut wanted) = (Vec::new(), Vec::new());
         let mut row = 0;
@@ -212,10 +251,13 @@ impl Engine {
                 ended.push((i, reason, token));
             }
         }
-        for (i, reason, token) in ended.into_iter().rev() {
+        // From the last on: who ends leaves its place to the last.
+        ended.sort_by_key(|(i, ..)| std::cmp::Reverse(*i));
+        for (i, reason, token) in ended {
             out.push(Output::Finished { id: self.running[i].id, reason, token });
             self.retire(i);
         }
+        self.free_adapters();
         Ok(out)
     }
 
@@ -253,7 +295,11 @@ impl Engine {
             let busy = |slot: &usize| self.running.iter().any(|s| s.slot == *slot);
             // At least one token must run to give logits; all of them where each is scored.
             let limit = if sequence.params.prompt_logprobs.is_some() { 0 } else { sequence.tokens.len() - 1 };
-            let shared = |slot: usize| common(&self.memory[slot], &sequence.tokens).min(limit);
+            // What another adapter made of the same tokens is something else.
+            let shared = |slot: usize| match self.owners[slot] == sequence.adapter {
+                true => common(&self.memory[slot], &sequence.tokens).min(limit),
+                false => 0,
+            };
             let free: Vec<usize> = (0..self.settings.slots).filter(|s| !busy(s)).collect();
             let Some(&slot) = free
                 .iter()
@@ -264,6 +310,7 @@ impl Engine {
             let kept = shared(slot);
             self.kv.truncate(slot, kept);
             self.memory[slot].truncate(kept);
+            self.owners[slot] = sequence.adapter;
             (sequence.slot, sequence.cached) = (slot, kept);
             out.push(Output::Started { id: sequence.id, cached: kept });
             self.running.push(sequence);
@@ -285,6 +332,8 @@ impl Engine {
                 parts.push((i, n));
             }
         }
+        // Rows of one adapter are multiplied together.
+        parts.sort_by_key(|&(i, _)| self.running[i].adapter);
         parts
     }
 

@@ -5,6 +5,7 @@
 //! through a trait).
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod constraint;
 mod engine;
 pub mod sampler;
@@ -13,5 +14,7 @@ mod text;
 
 pub use constraint::{Constraint, Unmet, allows};
 pub use engine::{Engine, Failure, Refusal, Settings};
+pub use ounce_model::adapters::{Adapter, Layers};
+pub use ounce_tensor::AdapterId;
 pub use sequence::{Finish, Output, Request, Scored, SeqId};
 pub use text::{Piece, TextStream};

@@ -1,5 +1,7 @@
 //! A request, the sequence it becomes, and what comes out of it.
 
+use ounce_tensor::AdapterId;
+
 use crate::constraint::{Constraint, first};
 use crate::sampler::{Choice, Sampler, SamplingParams};
 
@@ -11,14 +13,16 @@ pub struct SeqId(pub u64);
 pub struct Request {
     pub prompt: Vec<u32>,
     pub params: SamplingParams,
+    /// The adapter it runs with; none: the base.
+    pub adapter: Option<AdapterId>,
     /// What the answer must be. Where it may end, one of the model's end tokens ends it, `ignore_eos` or not.
     pub constraint: Option<Box<dyn Constraint>>,
 }
 
 impl Request {
-    /// An answer of any form.
+    /// An answer of any form, from the base.
     pub fn new(prompt: Vec<u32>, params: SamplingParams) -> Request {
-        Request { prompt, params, constraint: None }
+        Request { prompt, params, adapter: None, constraint: None }
     }
 }
 
@@ -62,6 +66,7 @@ pub(crate) struct Sequence {
     pub prompt_len: usize,
     pub params: SamplingParams,
     pub sampler: Sampler,
+    pub adapter: Option<AdapterId>,
     pub constraint: Option<Box<dyn Constraint>>,
     /// Row of the KV cache, once it runs.
     pub slot: usize,

@@ -60,7 +60,8 @@ impl Kv {
             positions.extend((past..past + new).map(|p| p as u32));
             self.lengths[slot] += new;
         }
-        Rows { ids: ids.into(), positions: positions.into(), spans: Arc::from(spans), first_row: 0, loss: None }
+        let (ids, positions, spans) = (ids.into(), positions.into(), Arc::from(spans));
+        Rows { ids, positions, spans, first_row: 0, adapted: Arc::default(), loss: None }
     }
 
     pub(crate) fn append(&mut self, device: &Device, layer: usize, k: &Tensor, v: &Tensor) {

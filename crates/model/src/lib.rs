@@ -20,6 +20,6 @@ pub use attention::Attention;
 pub use error::LoadError;
 pub use families::Family;
 pub use kv::Kv;
-pub use linear::Linear;
+pub use linear::{Beside, Linear};
 pub use mlp::GatedMlp;
 pub use model::{Model, Training};

@@ -1,6 +1,6 @@
 //! From a checkpoint's tensors to [`Params`]: names and shapes are checked, all problems collected.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ounce_formats::{Checkpoint, TensorData};
@@ -46,7 +46,7 @@ impl<'a> Loader<'a> {
     pub fn linear(&mut self, module: &str, n: usize, k: usize, bias: bool, segment: usize) -> Linear {
         let weight = self.matrix(&format!("{module}.weight"), n, k, segment);
         let bias = bias.then(|| self.vector(&format!("{module}.bias"), n, segment));
-        Linear { module: module.to_string(), segment, weight, bias, lora: None }
+        Linear { module: module.to_string(), segment, weight, bias, lora: None, beside: BTreeMap::new() }
     }
 
     /// The output layer: `lm_head.weight`, or the embedding again if tied.

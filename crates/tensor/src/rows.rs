@@ -1,8 +1,13 @@
 //! [`Rows`]: one ragged batch. Packing in training and continuous batching in serving are the same thing.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ounce_kernels::Span;
+
+/// The number of an adapter that is on a model beside others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdapterId(pub u32);
 
 /// The rows of a forward pass: which belong to one sequence, and where they stand in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +20,8 @@ pub struct Rows {
     pub spans: Arc<[Span]>,
     /// Number of the first row in the whole training run's order: what random numbers are counted from.
     pub first_row: u64,
+    /// Rows with an adapter of their own, ascending. Others are the base's.
+    pub adapted: Arc<[(Range<usize>, AdapterId)]>,
     /// What each row should predict, in training and evaluation.
     pub loss: Option<Loss>,
 }
@@ -38,7 +45,8 @@ impl Rows {
             spans.push(Span { q_start: start, q_len: len, kv_start: start, kv_len: len });
         }
         assert_eq!(positions.len(), ids.len(), "bounds cover all rows");
-        Rows { ids: ids.into(), positions: positions.into(), spans: spans.into(), first_row: 0, loss: None }
+        let (ids, positions, spans) = (ids.into(), positions.into(), spans.into());
+        Rows { ids, positions, spans, first_row: 0, adapted: Arc::default(), loss: None }
     }
 
     pub fn len(&self) -> usize {

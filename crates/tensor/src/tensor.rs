@@ -153,6 +153,17 @@ impl Tensor {
         &mut all[range]
     }
 
+    /// Rows `start..start + rows` for a kernel to write. Panics if the storage is shared.
+    pub fn output_rows(&mut self, start: usize, rows: usize) -> Out<'_> {
+        assert!(start + rows <= self.rows, "rows {start}..{} of {}", start + rows, self.rows);
+        let range = start * self.cols..(start + rows) * self.cols;
+        match self.output() {
+            Out::F32(out) => Out::F32(&mut out[range]),
+            Out::Bf16(out) => Out::Bf16(&mut out[range]),
+            Out::F16(out) => Out::F16(&mut out[range]),
+        }
+    }
+
     /// The elements as f32, whatever they are stored as.
     pub fn to_f32_vec(&self) -> Vec<f32> {
         match self.elem {

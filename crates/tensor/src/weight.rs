@@ -74,6 +74,17 @@ impl Weight {
         });
     }
 
+    /// `out[at.., n] = x[m, k] · wᵀ` (`+ out` if `accumulate`), the `m` rows of `out` from `at` on. A row has the same bits
+    /// whatever rows it is with. For narrow weights.
+    pub fn apply_by_rows(&self, device: &Device, out: &mut Tensor, at: usize, x: &Tensor, accumulate: bool) {
+        let (n, k) = self.shape();
+        let m = x.rows();
+        assert_eq!((x.cols(), out.cols()), (k, n), "apply_by_rows: x {x:?}, out {out:?}, weight [{n}, {k}]");
+        device.run(self.cost(m, x.elem(), out.elem()), |cpu| {
+            cpu.matmul_nt_by_rows(out.output_rows(at, m), x.input(), self.hold().mat(), accumulate, m, n, k)
+        });
+    }
+
     /// `out[m, n] = x[m, k] · wᵀ` for a few rows of f32 and a quantised weight, by int8 products: fast, and inexact (about
     /// 1e-2 relative).
     pub fn apply_int8(&self, device: &Device, out: &mut Tensor, x: &Tensor) {

@@ -190,3 +190,37 @@ fn dot<const FUSED: bool, T>(x: &[f32], w: &[T], widen: impl Fn(&T) -> f32) -> f
     }
     acc[0]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::uniform;
+    use crate::{Cpu, In, Isa, Mat, Out};
+
+    /// Every row of a product has the bits that it has alone, and its sum is right.
+    #[test]
+    fn products_by_rows_do_not_depend_on_the_rows_beside() {
+        for isa in Isa::available() {
+            let cpu = Cpu::with_isa(2, isa);
+            for (m, n, k) in [(1, 16, 70), (5, 3, 33), (9, 16, 576), (40, 16, 100), (40, 130, 16), (150, 40, 7)] {
+                let mut state = 5;
+                let mut random = |len: usize| (0..len).map(|_| uniform(&mut state)).collect::<Vec<f32>>();
+                let (x, w, base) = (random(m * k), random(n * k), random(m * n));
+                let product = |from: usize, rows: usize| {
+                    let mut out = base[from * n..(from + rows) * n].to_vec();
+                    let x = In::F32(&x[from * k..(from + rows) * k]);
+                    cpu.matmul_nt_by_rows(Out::F32(&mut out), x, Mat::F32(&w), true, rows, n, k);
+                    out
+                };
+                let whole = product(0, m);
+                for i in 0..m {
+                    assert_eq!(product(i, 1), whole[i * n..(i + 1) * n], "{isa:?} row {i} of [{m}, {n}, {k}]");
+                }
+                for (at, got) in whole.iter().enumerate() {
+                    let (x, w) = (&x[at / n * k..][..k], &w[at % n * k..][..k]);
+                    let sum: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                    assert!((f64::from(*got) - sum - f64::from(base[at])).abs() < 1e-4, "{isa:?} {at}: {got} {sum}");
+                }
+            }
+        }
+    }
+}

@@ -62,6 +62,28 @@ impl Cpu {
         self.gemm(out, a, b, matches!(x, In::Bf16(_)), accumulate);
     }
 
+    /// `matmul_nt` as dot products of f32, however many rows there are: a row's bits do not depend on the rows beside it. For
+    /// the narrow products of an adapter, as nothing is packed.
+    pub fn matmul_nt_by_rows(&self, out: Out, x: In, w: Mat, accumulate: bool, m: usize, n: usize, k: usize) {
+        if m * n * k == 0 {
+            return self.matmul_nt(out, x, w, accumulate, m, n, k);
+        }
+        check("out", out.len(), m * n);
+        check("x", x.len(), m * k);
+        check("w", w.len(), n * k);
+        // Whichever side has fewer rows stays in the cache; a dot product is the same from either.
+        match m <= n {
+            true => {
+                let places = Places { few_ld: n, stream_ld: 1 };
+                self.dots(out, places, x.into(), w, accumulate, (m, n), k, false);
+            }
+            false => {
+                let places = Places { few_ld: 1, stream_ld: n };
+                self.dots(out, places, w, x.into(), accumulate, (n, m), k, false);
+            }
+        }
+    }
+
     /// `out[m,k] = dy[m,n] · w[n,k]` (`+ out` if `accumulate`): the gradient of the input of `matmul_nt`.
     pub fn matmul_nn(&self, out: Out, dy: In, w: Mat, accumulate: bool, m: usize, n: usize, k: usize) {
         check("out", out.len(), m * k);

@@ -8,6 +8,7 @@ use ounce_formats::peft::AdapterConfig;
 use ounce_spec::recipe::LoraRecipe;
 use ounce_tensor::{Device, Elem, Graph, ParamId, Params, Purpose, Rows, Tensor, Var, Weight};
 
+use super::adapter::{Layers, Part};
 use crate::error::LoadError;
 use crate::linear::Linear;
 use crate::model::Model;
@@ -80,65 +81,15 @@ pub fn attach_saved(
     config: &AdapterConfig,
     tensors: &Tensors,
 ) -> Result<Vec<ParamId>, LoadError> {
-    let mut problems = Vec::new();
-    let mut used = std::collections::BTreeSet::new();
-    let mut found = Vec::new();
-    let Model { family, params, .. } = &mut *model;
-    for (index, linear) in family.linears_mut().into_iter().enumerate() {
-        let name = |part: &str| format!("base_model.model.{}.{part}.weight", linear.module);
-        let (a_name, b_name) = (name("lora_A"), name("lora_B"));
-        let (a, b) = match (tensors.get(&a_name), tensors.get(&b_name)) {
-            (None, None) => continue,
-            (Some(_), None) => {
-                problems.push(format!("{b_name}: missing, but its lora_A is there"));
-                continue;
-            }
-            (None, Some(_)) => {
-                problems.push(format!("{a_name}: missing, but its lora_B is there"));
-                continue;
-            }
-            (Some(a), Some(b)) => (a, b),
-        };
-        used.extend([a_name.clone(), b_name.clone()]);
-        let (n, k) = params.weight(linear.weight).shape();
-        let (rank, alpha) = (config.rank_of(&linear.module), config.alpha_of(&linear.module));
-        for (name, data, want) in [(&a_name, a, [rank, k]), (&b_name, b, [n, rank])] {
-            if data.shape != want {
-                problems.push(format!("{name}: file has {:?}, the model needs {want:?}", data.shape));
-            }
-        }
-        let values = |data: &ounce_formats::TensorData| data.to_f32();
-        match (values(a), values(b)) {
-            (Some(a), Some(b)) => found.push((index, a, b, rank, alpha)),
-            _ => problems.push(format!("{a_name}: adapters are read as f32, bf16 or f16")),
-        }
-    }
-    for (name, _) in tensors.iter() {
-        if !used.contains(name) {
-            problems.push(format!("{name}: the model has no such layer"));
-        }
-    }
-    if found.is_empty() && problems.is_empty() {
-        problems.push("no lora_A / lora_B tensors".into());
-    }
-    if !problems.is_empty() {
-        let hint = match &config.base_model_name_or_path {
-            Some(base) if !base.is_empty() => format!("the adapter was made for {base}"),
-            _ => String::new(),
-        };
-        return Err(LoadError::Mismatch { path: path.into(), problems, hint });
-    }
+    let adapter = Layers::of(model, device).read(path, config, tensors)?;
+    let Model { family, params, .. } = model;
     let mut trained = Vec::new();
     let mut linears = family.linears_mut();
-    for (index, a, b, rank, alpha) in found {
-        let linear = &mut linears[index];
-        let (n, k) = params.weight(linear.weight).shape();
-        let a = Tensor::from_f32(device, &a, rank, k, Purpose::Adapters);
-        let b = Tensor::from_f32(device, &b, n, rank, Purpose::Adapters);
-        let lora =
-            insert(params, linear, a, b, rank, alpha, scale_of(rank, alpha, config.use_rslora), config.lora_dropout);
+    for Part { layer, a, b, alpha, scale, dropout } in adapter.parts {
+        let rank = a.rows();
+        let lora = insert(params, &*linears[layer], a, b, rank, alpha, scale, dropout);
         trained.extend([lora.a, lora.b]);
-        linear.lora = Some(lora);
+        linears[layer].lora = Some(lora);
     }
     Ok(trained)
 }

@@ -1,7 +1,7 @@
 //! `y += scale · (x Aᵀ) Bᵀ`: the low-rank update of a linear layer (LoRA, Hu et al. 2021). Works in place on `y`.
 
-use super::{Op, Rule};
-use crate::graph::{Context, Graph, Var};
+use super::{Op, Rule, low_rank_rows};
+use crate::graph::{Context, Graph, Mode, Var};
 use crate::params::ParamId;
 use crate::tape::{Backward, Question};
 use crate::{Purpose, Tensor};
@@ -37,6 +37,10 @@ impl Rule for LowRank {
         let x = inputs.pop().expect("two operands");
         let mut y = inputs.pop().expect("two operands").into_unique(cx.device);
         let (a, b) = (cx.params.weight(self.a), cx.params.weight(self.b));
+        if cx.mode != Mode::Record {
+            low_rank_rows::update(cx, &mut y, 0, &x, a, b, self.scale);
+            return vec![y];
+        }
         let mut u = cx.empty(x.elem(), x.rows(), a.shape().0);
         a.apply(cx.device, &mut u, &x, false);
         let u = u.scaled(cx.device, self.scale);

@@ -13,6 +13,7 @@ pub mod layernorm;
 pub mod linear;
 pub mod linear_cross_entropy;
 pub mod low_rank;
+pub mod low_rank_rows;
 pub mod rmsnorm;
 pub mod rope;
 pub mod select_rows;
@@ -104,6 +105,7 @@ ops! {
     Linear(linear::Linear),
     LinearCrossEntropy(linear_cross_entropy::LinearCrossEntropy),
     LowRank(low_rank::LowRank),
+    LowRankRows(low_rank_rows::Update),
     RmsNorm(rmsnorm::RmsNorm),
     AddRmsNorm(rmsnorm::AddRmsNorm),
     Rope(rope::Rope),
