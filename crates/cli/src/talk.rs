@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::codes;
 use crate::error::{CliError, Result};
-use crate::flags::talk::Model as ModelFlags;
+use crate::flags::talk::Base;
 use crate::model::{self, Text};
 use crate::output::units;
 use crate::verbs::Context;
@@ -52,8 +52,8 @@ impl Answer {
 }
 
 impl Speaker {
-    /// Opens a model for `slots` answers at a time.
-    pub fn open(context: &Context, flags: &ModelFlags, slots: usize) -> Result<Speaker> {
+    /// Opens a model for `slots` answers at a time, with an adapter on it or none.
+    pub fn open(context: &Context, flags: &Base, adapter: Option<&str>, slots: usize) -> Result<Speaker> {
         let checkpoint = model::open(&flags.model, &context.env)?;
         let text = Text::of(&checkpoint)?;
         let (template, own) = text.template_or_chatml()?;
@@ -64,7 +64,7 @@ impl Speaker {
         let mut model = Model::load(&device, &checkpoint, flags.context).map_err(model_error)?;
         // What ends an answer is what the tokenizer knows to end one, too.
         model.config.eos_token_id = text.tokenizer.eos_ids().to_vec();
-        if let Some(dir) = &flags.adapter {
+        if let Some(dir) = adapter {
             attach(&mut model, &device, dir)?;
         }
         let limit = flags.mem.unwrap_or_else(probe::usable_memory_bytes);

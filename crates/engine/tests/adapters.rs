@@ -176,9 +176,9 @@ fn two_hundred_mixed_batches_answer_as_each_request_alone() {
             .collect();
         for (got, &(prompt, number)) in mixed(&mut engine, ids, &wanted, &mut dice).iter().zip(&wanted) {
             let tokens: Vec<u32> = got.iter().map(|t| t.0).collect();
-            let want = solo.entry((prompt, number)).or_insert_with(|| {
-                alone("llama", number, &prompts()[prompt], settings).iter().map(|t| t.0).collect()
-            });
+            let want = solo
+                .entry((prompt, number))
+                .or_insert_with(|| alone("llama", number, &prompts()[prompt], settings).iter().map(|t| t.0).collect());
             assert_eq!(&tokens, want, "batch {batch}, prompt {prompt}, adapter {number:?}");
         }
     }
@@ -201,7 +201,9 @@ fn what_one_adapter_left_in_the_cache_is_nothing_to_another() {
         found.unwrap()
     };
     let all = prompt.len() - 1;
-    for (adapter, wanted) in [(None, 0), (Some(ids[0]), 0), (Some(ids[0]), all), (Some(ids[1]), 0), (None, 0), (None, all)] {
+    for (adapter, wanted) in
+        [(None, 0), (Some(ids[0]), 0), (Some(ids[0]), all), (Some(ids[1]), 0), (None, 0), (None, all)]
+    {
         assert!(cached(adapter) <= wanted, "{adapter:?}");
     }
     assert_eq!(cached(None), all, "the same one finds what it left");

@@ -3,13 +3,14 @@
 
 mod pattern;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    OpenError, Tensors,
+    Bytes, OpenError, Tensors,
     checkpoint::read_text,
     safetensors_file,
     save::{Info, WriteError, write_bytes},
@@ -228,6 +229,22 @@ pub fn parse_config(text: &str) -> Result<AdapterConfig, Vec<String>> {
 /// Reads an adapter directory. Its tensors keep their names, `base_model.model.<module>.lora_A.weight` `[r, n_in]` and
 /// `….lora_B.weight` `[n_out, r]`; that both are there and agree with the configuration is checked here.
 pub fn read_adapter(dir: &Path) -> Result<(AdapterConfig, Tensors), OpenError> {
+    read_with(dir, &|weights| safetensors_file::read(weights, &|_| true))
+}
+
+/// As [`read_adapter`], for a server: weights of at most `most_bytes` are copied out of their file at once, so that whoever
+/// cuts the file short afterwards does nothing to the process.
+pub fn read_adapter_copied(dir: &Path, most_bytes: u64) -> Result<(AdapterConfig, Tensors), OpenError> {
+    read_with(dir, &|weights| {
+        let bytes = read_bytes(weights, most_bytes)?;
+        safetensors_file::parse(&bytes, &|_| true).map_err(|problems| OpenError::problems(weights, problems))
+    })
+}
+
+fn read_with(
+    dir: &Path,
+    read: &dyn Fn(&Path) -> Result<Tensors, OpenError>,
+) -> Result<(AdapterConfig, Tensors), OpenError> {
     let config_path = dir.join(CONFIG);
     let config =
         parse_config(&read_text(&config_path)?).map_err(|problems| OpenError::problems(&config_path, problems))?;
@@ -236,9 +253,27 @@ pub fn read_adapter(dir: &Path) -> Result<(AdapterConfig, Tensors), OpenError> {
         let why = format!("its weights are pickled, which can run code; save them as {WEIGHTS} with PEFT");
         return Err(OpenError::problems(dir, vec![why]));
     }
-    let tensors = safetensors_file::read(&weights, &|_| true)?;
+    let tensors = read(&weights)?;
     let problems = tensor_problems(&config, &tensors);
     if problems.is_empty() { Ok((config, tensors)) } else { Err(OpenError::problems(weights, problems)) }
+}
+
+/// A whole regular file of at most `most` bytes, in memory.
+fn read_bytes(path: &Path, most: u64) -> Result<Bytes, OpenError> {
+    let io = |source| OpenError::Io { path: path.into(), source };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    let refused = match () {
+        () if !metadata.is_file() => Some("it is not a regular file".to_owned()),
+        () if metadata.len() > most => Some(format!("it has {} bytes, at most {most} are read", metadata.len())),
+        () => None,
+    };
+    if let Some(why) = refused {
+        return Err(OpenError::problems(path, vec![why]));
+    }
+    // It may grow meanwhile; what is read of it stays within the limit.
+    let (file, mut read) = (std::fs::File::open(path).map_err(io)?, Vec::new());
+    file.take(most).read_to_end(&mut read).map_err(io)?;
+    Ok(Bytes::copy_of(&read))
 }
 
 /// A tensor's module and whether it is A or B; `None` for other tensors.

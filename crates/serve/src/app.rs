@@ -2,22 +2,24 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ounce_engine::{Engine, Refusal};
+use ounce_engine::{Engine, Refusal, Request};
 use ounce_formats::template::ChatTemplate;
 use ounce_formats::tokenizer::Tokenizer;
 use ounce_grammar::{Form, Grammar, GrammarError, Grammars};
 use ounce_spec::model::GenerationConfig;
 use serde_json::Value;
 
-use crate::desk::Desk;
+use crate::desk::{Desk, Ticket};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::guard::Keys;
 use crate::metrics::Metrics;
+use crate::models::{AdapterFault, AdapterLimits, Models};
 
 /// A model as clients meet it.
 pub struct Served {
@@ -38,14 +40,20 @@ pub struct Options {
     pub keys: Vec<String>,
     /// Answer only to names of this machine itself, so that a web page cannot reach it under a name of its own.
     pub local_names_only: bool,
+    /// Keys of those who may load and unload adapters; without any, nobody may.
+    pub admin_keys: Vec<String>,
+    pub adapters: AdapterLimits,
 }
 
 pub struct App {
     pub served: Served,
+    /// The base and the adapters beside it.
+    pub models: Models,
     pub context: usize,
     pub vocab: usize,
     pub desk: Desk,
     pub keys: Keys,
+    pub admin_keys: Keys,
     pub local_names_only: bool,
     pub metrics: Arc<Metrics>,
     /// When it began to serve, seconds since 1970.
@@ -63,12 +71,15 @@ impl App {
     pub fn start(engine: Engine, served: Served, options: &Options) -> std::io::Result<Arc<App>> {
         let metrics = Arc::new(Metrics::new(&served.name));
         let (context, vocab) = (engine.settings().context, engine.model().config.vocab_size);
+        let models = Models::new(&served.name, &engine, options.adapters.clone());
         Ok(Arc::new(App {
+            models,
             desk: Desk::open(engine, options.queue, metrics.clone())?,
             served,
             context,
             vocab,
             keys: Keys::new(&options.keys),
+            admin_keys: Keys::new(&options.admin_keys),
             local_names_only: options.local_names_only,
             metrics,
             created: now(),
@@ -77,12 +88,35 @@ impl App {
         }))
     }
 
-    /// Whether the model that a request names is here; a request may name none.
-    pub fn check_model(&self, body: &Value) -> Result<(), ApiError> {
-        match body.get("model").and_then(Value::as_str) {
-            Some(asked) if asked != self.served.name => Err(ApiError::model(asked, &self.served.name)),
-            _ => Ok(()),
-        }
+    /// The model that a request names, if it is here; one that names none asks for the base.
+    pub fn check_model(&self, body: &Value) -> Result<Arc<str>, ApiError> {
+        let asked = body.get("model").and_then(Value::as_str);
+        self.models.find(asked).ok_or_else(|| ApiError::model(asked.unwrap_or_default(), &self.served.name))
+    }
+
+    /// Queues the sequences of a request to the model `name`, all or none. Their prompts have been checked.
+    ///
+    /// # Errors
+    /// 404 where the model has been unloaded meanwhile, 429 without enough places, 503 once the server is about to end.
+    pub fn submit(&self, name: &str, requests: Vec<Request>) -> Result<Ticket, ApiError> {
+        self.models.submit(&self.desk, name, requests)
+    }
+
+    /// Reads the adapter in `dir` and puts it beside the base under `name`; without one, on the base itself. Where `replace`,
+    /// one of that name gives way: who asks from then on gets the new one, sequences that run keep the old one. Blocks.
+    ///
+    /// # Errors
+    /// Why it is not there now; a name that was there keeps what it had.
+    pub fn load_adapter(&self, name: Option<&str>, dir: &Path, replace: bool) -> Result<(), AdapterFault> {
+        self.models.load(&self.desk, name, dir, replace)
+    }
+
+    /// Takes an adapter away: nobody can ask for it any more, and its memory is free once its last sequence has ended. Blocks.
+    ///
+    /// # Errors
+    /// Where there is none of that name.
+    pub fn unload_adapter(&self, name: &str) -> Result<(), AdapterFault> {
+        self.models.unload(&self.desk, name)
     }
 
     /// Whether the engine can run a prompt that the field `param` gave.

@@ -34,10 +34,12 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
         constraint: grammar.as_ref().map(Grammar::constraint),
         ..ounce_engine::Request::new(prompt.clone(), params)
     });
-    let answers = Answers::new(app.desk.submit(requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
+    let answers =
+        Answers::new(app.submit(&wanted.model, requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
     let reply = Reply {
         id: app.id("chatcmpl"),
         created: now(),
+        model: wanted.model,
         prompt_tokens: prompt.len(),
         logprobs: wanted.logprobs,
         include_usage: sampling.include_usage,
@@ -61,6 +63,7 @@ pub async fn encode(app: &Arc<App>, messages: Value, options: RenderOptions) -> 
 
 /// What a request asks for.
 struct Wanted {
+    model: Arc<str>,
     messages: Value,
     options: RenderOptions,
     sampling: Sampling,
@@ -90,8 +93,8 @@ impl Wanted {
         let form = form::read(&mut fields);
         refuse_unsupported(&mut fields);
         fields.finish()?;
-        app.check_model(body)?;
-        Ok(Wanted { messages, options, sampling, logprobs, form })
+        let model = app.check_model(body)?;
+        Ok(Wanted { model, messages, options, sampling, logprobs, form })
     }
 }
 
@@ -130,6 +133,7 @@ struct Reply {
     app: Arc<App>,
     id: String,
     created: u64,
+    model: Arc<str>,
     prompt_tokens: usize,
     logprobs: bool,
     include_usage: bool,
@@ -201,6 +205,6 @@ impl Reply {
     }
 
     fn head(&self, object: &str) -> Value {
-        json!({"id": self.id, "object": object, "created": self.created, "model": self.app.served.name})
+        json!({"id": self.id, "object": object, "created": self.created, "model": &*self.model})
     }
 }

@@ -41,11 +41,13 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
             ..ounce_engine::Request::new(prompt.clone(), params)
         })
     });
-    let answers = Answers::new(app.desk.submit(requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
+    let answers =
+        Answers::new(app.submit(&wanted.model, requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
     let choices = prompts.iter().flat_map(|prompt| (0..sampling.n).map(|_| Choice::new(&app, prompt, &wanted.shown)));
     let reply = Reply {
         id: app.id("cmpl"),
         created: now(),
+        model: wanted.model,
         prompt_tokens: prompts.iter().map(Vec::len).sum(),
         include_usage: sampling.include_usage,
         choices: choices.collect(),
@@ -74,6 +76,7 @@ struct Shown {
 }
 
 struct Wanted {
+    model: Arc<str>,
     prompts: Vec<Prompt>,
     sampling: Sampling,
     shown: Shown,
@@ -100,13 +103,13 @@ impl Wanted {
         }
         let asked = form::read(&mut fields);
         fields.finish()?;
-        app.check_model(body)?;
+        let model = app.check_model(body)?;
         let shown = Shown { echo, logprobs: logprobs.is_some(), prompt_only: sampling.params.max_tokens == 0 };
         // The engine generates at least one; it is left out.
         sampling.params.max_tokens = sampling.params.max_tokens.max(1);
         sampling.params.logprobs = logprobs.unwrap_or(0);
         sampling.params.prompt_logprobs = logprobs.filter(|_| echo);
-        Ok(Wanted { prompts: prompts.unwrap_or_default(), sampling, shown, asked })
+        Ok(Wanted { model, prompts: prompts.unwrap_or_default(), sampling, shown, asked })
     }
 }
 
@@ -186,6 +189,7 @@ struct Reply {
     app: Arc<App>,
     id: String,
     created: u64,
+    model: Arc<str>,
     prompt_tokens: usize,
     include_usage: bool,
     shown: Shown,
@@ -236,6 +240,6 @@ impl Reply {
     }
 
     fn head(&self) -> Value {
-        json!({"id": self.id, "object": "text_completion", "created": self.created, "model": self.app.served.name})
+        json!({"id": self.id, "object": "text_completion", "created": self.created, "model": &*self.model})
     }
 }

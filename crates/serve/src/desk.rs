@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::worker::{self, Event, Job};
+use crate::worker::{self, Event, Job, Order};
 
 /// Grammars of requests are followed on this thread, some deep in themselves.
 const STACK_BYTES: usize = 64 << 20;
@@ -26,7 +26,7 @@ pub struct Ticket {
 }
 
 pub struct Desk {
-    jobs: SyncSender<Job>,
+    orders: SyncSender<Order>,
     places: Arc<Semaphore>,
     /// All places: sequences that run and wait.
     pub capacity: usize,
@@ -39,7 +39,8 @@ impl Desk {
     /// Starts the engine's thread, with `queue` places besides those that run.
     pub fn open(engine: Engine, queue: usize, metrics: Arc<Metrics>) -> std::io::Result<Desk> {
         let capacity = engine.settings().slots + queue;
-        let (jobs, incoming) = sync_channel(capacity);
+        // One more for a change.
+        let (orders, incoming) = sync_channel(capacity + 1);
         let cut = Arc::new(AtomicBool::new(false));
         let seen = cut.clone();
         // The thread ends when the desk is gone.
@@ -48,7 +49,7 @@ impl Desk {
             .stack_size(STACK_BYTES)
             .spawn(move || worker::run(engine, incoming, &metrics, &seen))?;
         let places = Arc::new(Semaphore::new(capacity));
-        Ok(Desk { jobs, places, capacity, closed: AtomicBool::new(false), cut, thread })
+        Ok(Desk { orders, places, capacity, closed: AtomicBool::new(false), cut, thread })
     }
 
     /// Queues the sequences of a request, all or none. Their prompts have been checked.
@@ -70,9 +71,22 @@ impl Desk {
             satisfied.push(flag.clone());
             let job = Job { request, index, events: sender.clone(), satisfied: flag, place, received };
             // There is room for as many jobs as there are places.
-            self.jobs.try_send(job).map_err(|_| ApiError::internal("the engine has stopped; restart the server"))?;
+            self.orders
+                .try_send(Order::Run(job))
+                .map_err(|_| ApiError::internal("the engine has stopped; restart the server"))?;
         }
         Ok(Ticket { events, satisfied })
+    }
+
+    /// Changes the engine between two steps, and waits for it: not for async code, nor for two at a time. Nothing comes back
+    /// where the engine is gone.
+    pub fn change<T: Send + 'static>(&self, change: impl FnOnce(&mut Engine) -> T + Send + 'static) -> Option<T> {
+        let (done, result) = channel();
+        let change = move |engine: &mut Engine| {
+            let _ = done.send(change(engine));
+        };
+        self.orders.send(Order::Change(Box::new(change))).ok()?;
+        result.recv().ok()
     }
 
     /// Takes no more requests.

@@ -66,7 +66,8 @@ impl ApiError {
     /// 404 for a model.
     pub fn model(asked: &str, served: &str) -> ApiError {
         let shown: String = asked.chars().take(100).collect();
-        let message = format!("there is no model `{shown}` here; this server has `{served}`");
+        let message =
+            format!("there is no model `{shown}` here; this server has `{served}`, and what /v1/models lists");
         let error = ApiError::new(StatusCode::NOT_FOUND, "invalid_request_error", message).code("model_not_found");
         ApiError { param: Some("model".into()), ..error }
     }
@@ -74,6 +75,11 @@ impl ApiError {
     /// 404 for a path.
     pub fn path() -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "invalid_request_error", "there is nothing at this path").code("not_found")
+    }
+
+    /// 404 for what this server could have and has not.
+    pub fn not_here(message: impl Into<String>) -> ApiError {
+        ApiError { message: message.into(), ..ApiError::path() }
     }
 
     /// 405.

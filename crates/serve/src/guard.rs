@@ -14,16 +14,22 @@ use crate::app::App;
 use crate::error::ApiError;
 
 /// Paths by which answers are counted; others share one name, so that nobody can make the list grow.
-const COUNTED: [&str; 8] = [
+const COUNTED: [&str; 10] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/models",
+    LOAD_ADAPTER,
+    UNLOAD_ADAPTER,
     "/tokenize",
     "/detokenize",
     "/health",
     "/metrics",
     "/version",
 ];
+
+/// Paths that need a key of their own.
+pub const LOAD_ADAPTER: &str = "/v1/load_lora_adapter";
+pub const UNLOAD_ADAPTER: &str = "/v1/unload_lora_adapter";
 
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let handler = COUNTED.into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
@@ -52,8 +58,23 @@ fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
     if text(ORIGIN).is_some_and(|origin| !own(origin)) {
         return Err(ApiError::origin("pages of other sites may not use this server"));
     }
+    if matches!(request.uri().path(), LOAD_ADAPTER | UNLOAD_ADAPTER) {
+        return admit_admin(app, request.headers());
+    }
     // Whoever watches whether the server lives needs no key.
     if request.uri().path() == "/health" || app.keys.allow(request.headers()) { Ok(()) } else { Err(ApiError::key()) }
+}
+
+/// Whether a request may change what the server serves.
+fn admit_admin(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+    match () {
+        () if app.admin_keys.none() => Err(ApiError::not_here("this server was started without --admin-key-file")),
+        () if app.admin_keys.allow(headers) => Ok(()),
+        () if !app.keys.none() && app.keys.allow(headers) => {
+            Err(ApiError::origin("this needs the key of an administrator"))
+        }
+        () => Err(ApiError::key()),
+    }
 }
 
 /// `localhost`, `127.0.0.1` or `[::1]`, with a port or without.
@@ -73,8 +94,13 @@ impl Keys {
         Keys(keys.iter().map(|key| digest(key.as_bytes())).collect())
     }
 
+    /// Whether none is asked for.
+    fn none(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn allow(&self, headers: &HeaderMap) -> bool {
-        if self.0.is_empty() {
+        if self.none() {
             return true;
         }
         let sent = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();

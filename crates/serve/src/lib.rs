@@ -4,6 +4,7 @@
 //! What this crate must not know: how models are opened, the command line, printing. What people send is never logged.
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod answers;
 mod app;
 mod body;
@@ -17,6 +18,7 @@ mod form;
 mod guard;
 mod messages;
 mod metrics;
+mod models;
 mod router;
 mod sampling;
 mod server;
@@ -26,5 +28,6 @@ mod tokens;
 mod worker;
 
 pub use app::{App, Options, Served};
+pub use models::{AdapterFault, AdapterLimits, Loaded, Models};
 pub use router::router;
 pub use server::{ServeError, run};

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, json_response};
-use crate::{chat, completions, guard, tokens};
+use crate::{adapters, chat, completions, guard, tokens};
 
 /// Everything that `app` answers to.
 pub fn router(app: Arc<App>) -> Router {
@@ -21,6 +21,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/completions", post(completions::handle))
         .route("/v1/models", get(models))
         .route("/v1/models/{*name}", get(model))
+        .route(guard::LOAD_ADAPTER, post(adapters::load))
+        .route(guard::UNLOAD_ADAPTER, post(adapters::unload))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/health", get(health))
@@ -33,24 +35,33 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 async fn models(State(app): State<Arc<App>>) -> Response {
-    json_response(&json!({"object": "list", "data": [card(&app)]}))
+    json_response(&json!({"object": "list", "data": cards(&app)}))
 }
 
 async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
-    match name == app.served.name {
-        true => Ok(json_response(&card(&app))),
-        false => Err(ApiError::model(&name, &app.served.name)),
-    }
+    let card = cards(&app).into_iter().find(|card| card["id"] == *name);
+    card.map(|card| json_response(&card)).ok_or_else(|| ApiError::model(&name, &app.served.name))
 }
 
-fn card(app: &App) -> Value {
-    json!({
-        "id": app.served.name,
-        "object": "model",
-        "created": app.created,
-        "owned_by": "ounce",
-        "max_model_len": app.context,
-    })
+/// The base, then the adapters beside it: `root` is where an adapter was read, `parent` what it is on.
+fn cards(app: &App) -> Vec<Value> {
+    let base = app.models.base();
+    let card = |name: &str, created: u64, root: &str, parent: Option<&str>| {
+        json!({
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": "ounce",
+            "root": root,
+            "parent": parent,
+            "max_model_len": app.context,
+        })
+    };
+    let mut cards = vec![card(base, app.created, base, None)];
+    for (name, loaded) in app.models.adapters() {
+        cards.push(card(&name, loaded.created, &loaded.path.display().to_string(), Some(base)));
+    }
+    cards
 }
 
 async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {

@@ -12,6 +12,13 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::metrics::{Ended, Metrics};
 
+/// What the engine's thread is told.
+pub enum Order {
+    Run(Job),
+    /// Done between two steps.
+    Change(Box<dyn FnOnce(&mut Engine) + Send>),
+}
+
 /// One sequence to run.
 pub struct Job {
     pub request: Request,
@@ -56,17 +63,17 @@ struct Open {
     tokens: usize,
 }
 
-/// Runs until every sender of jobs is gone. While `cut` is set, sequences are dropped unfinished.
-pub fn run(mut engine: Engine, jobs: Receiver<Job>, metrics: &Metrics, cut: &AtomicBool) {
+/// Runs until every sender of orders is gone. While `cut` is set, sequences are dropped unfinished.
+pub fn run(mut engine: Engine, orders: Receiver<Order>, metrics: &Metrics, cut: &AtomicBool) {
     let mut open: HashMap<SeqId, Open> = HashMap::new();
     loop {
         if engine.is_idle() {
             metrics.load(engine.load(), engine.cache_usage());
-            let Ok(job) = jobs.recv() else { return };
-            take(&mut engine, job, &mut open, metrics);
+            let Ok(order) = orders.recv() else { return };
+            take(&mut engine, order, &mut open, metrics);
         }
-        while let Ok(job) = jobs.try_recv() {
-            take(&mut engine, job, &mut open, metrics);
+        while let Ok(order) = orders.try_recv() {
+            take(&mut engine, order, &mut open, metrics);
         }
         let cut = cut.load(Ordering::Relaxed);
         let gone: Vec<_> = open.iter().filter_map(|(&id, s)| Some((id, s.gone(cut)?))).collect();
@@ -89,10 +96,14 @@ pub fn run(mut engine: Engine, jobs: Receiver<Job>, metrics: &Metrics, cut: &Ato
     }
 }
 
-fn take(engine: &mut Engine, job: Job, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
+fn take(engine: &mut Engine, order: Order, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
+    let job = match order {
+        Order::Run(job) => job,
+        Order::Change(change) => return change(engine),
+    };
     let Job { request, index, events, satisfied, place, received } = job;
     let prompt = request.prompt.len();
-    let id = engine.submit(request).expect("prompts are checked before they get a place");
+    let id = engine.submit(request).expect("prompts are checked before they get a place, and adapters stay");
     metrics.prompt(prompt);
     let client = Client { index, events, satisfied, place, received };
     open.insert(id, Open { client, first: None, last: received, tokens: 0 });

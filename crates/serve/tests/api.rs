@@ -210,7 +210,8 @@ fn errors_have_the_apis_shape_and_name_the_field() {
 
 #[test]
 fn keys_names_and_origins_are_checked() {
-    let options = Options { queue: 1, keys: vec!["k1".into(), "k2".into()], local_names_only: true };
+    let options =
+        Options { queue: 1, keys: vec!["k1".into(), "k2".into()], local_names_only: true, ..Options::default() };
     let server = Server::start(App::start(engine(1), served(), &options).unwrap(), Duration::from_secs(5));
     let status = |headers: &str, path: &str| read(server.send("GET", path, headers, "")).status;
     let denied = read(server.send("GET", "/v1/models", "Authorization: Bearer k3\r\n", ""));

@@ -3,20 +3,25 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::talk::Model;
+use super::talk::Base;
+use crate::output::units::parse_bytes;
 
 /// Serve a model over HTTP, as the OpenAI API does
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:\n  \
     ounce serve ./smollm2\n  \
     ounce serve base.gguf --adapter runs/a --name notes --port 8080\n  \
+    ounce serve base.gguf --adapter legal=runs/a --adapter notes=runs/b --watch runs\n  \
     ounce serve ./smollm2 --host 0.0.0.0 --api-key-file keys.txt\n  \
     curl http://127.0.0.1:8000/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n\n\
     Endpoints: /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /health, /version, /metrics.\n\
     Ctrl-C or SIGTERM: new requests are refused, running ones finish; a second one ends it at once.")]
 pub struct Args {
     #[command(flatten)]
-    pub model: Model,
+    pub model: Base,
+    /// PEFT adapter directory: beside the model, as a model of its own name; without a name, on the model itself (repeatable)
+    #[arg(long, value_name = "[NAME=]DIR")]
+    pub adapter: Vec<String>,
     /// What requests call the model [default: its own name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -29,6 +34,18 @@ pub struct Args {
     /// File with the keys that requests may bring, one a line
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
+    /// File with the keys of those who may load and unload adapters while the server runs, one a line
+    #[arg(long, value_name = "FILE")]
+    pub admin_key_file: Option<PathBuf>,
+    /// Folder from which adapters may be loaded while the server runs (repeatable)
+    #[arg(long, value_name = "DIR")]
+    pub adapter_root: Vec<PathBuf>,
+    /// Adapters at a time
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub max_adapters: u16,
+    /// Memory of all adapters
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
+    pub adapter_mem: usize,
     /// Listen beyond this machine without a key: everyone who reaches it may use it
     #[arg(long)]
     pub insecure: bool,

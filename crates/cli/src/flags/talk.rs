@@ -1,16 +1,23 @@
-//! Flags that `chat`, `generate`, `eval` and `serve` share: the model and what is put on it.
+//! Flags that `chat`, `generate`, `eval` and `serve` share: the model, and for all but `serve` what is put on it.
 
 use crate::output::units::parse_bytes;
 
-/// The model to run.
+/// The model to run, and what is put on it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Model {
-    /// Model: directory, GGUF file or hub name
-    #[arg(value_name = "MODEL")]
-    pub model: String,
     /// PEFT adapter directory to put on the model, such as the directory of a run
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<String>,
+    #[command(flatten)]
+    pub base: Base,
+}
+
+/// A model without an adapter.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Base {
+    /// Model: directory, GGUF file or hub name
+    #[arg(value_name = "MODEL")]
+    pub model: String,
     /// Longest conversation, tokens (at most what the model was made for)
     #[arg(long, value_name = "TOKENS", default_value_t = 4096)]
     pub context: usize,

@@ -43,7 +43,7 @@ struct Interrupt {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<Exit> {
-    let speaker = Speaker::open(context, &args.model, 1)?;
+    let speaker = Speaker::open(context, &args.model.base, args.model.adapter.as_deref(), 1)?;
     let params = args.sampling.params(&speaker.generation)?;
     let mut chat = Chat { context, speaker, params, system: args.system, turns: Vec::new(), last: None, tokens: 0 };
     let interrupt = Interrupt::listen();

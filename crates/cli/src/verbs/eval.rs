@@ -13,7 +13,7 @@ use super::Context;
 use crate::codes::{self, Exit};
 use crate::error::{CliError, Result};
 use crate::flags::eval::Args;
-use crate::flags::talk::Model;
+use crate::flags::talk::{Base, Model};
 use crate::signals::Signals;
 
 pub use measure::Measured;
@@ -84,7 +84,8 @@ fn second_model(args: &Args) -> Result<Option<Model>> {
         }
         return Ok(Some(Model { adapter: None, ..args.model.clone() }));
     }
-    Ok(Some(Model { model: name.clone(), adapter, ..args.model.clone() }))
+    let base = Base { model: name.clone(), ..args.model.base.clone() };
+    Ok(Some(Model { adapter, base }))
 }
 
 fn read_task(path: &Path, args: &Args) -> Result<NamedTask> {

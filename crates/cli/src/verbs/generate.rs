@@ -16,7 +16,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         None | Some("-") => read_stdin()?,
         Some(prompt) => prompt.to_owned(),
     };
-    let mut speaker = Speaker::open(context, &args.model, 1)?;
+    let mut speaker = Speaker::open(context, &args.model.base, args.model.adapter.as_deref(), 1)?;
     let params = args.sampling.params(&speaker.generation)?;
     let ids = if args.raw {
         speaker.raw_prompt(&prompt)?

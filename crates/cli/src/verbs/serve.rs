@@ -1,10 +1,12 @@
 //! `ounce serve`: a model, its keys and an address to a server, until a signal ends it.
 
+mod adapters;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use ounce_serve::{App, Options, ServeError, Served};
+use ounce_serve::{AdapterLimits, App, Options, ServeError, Served};
 use serde_json::json;
 
 use super::Context;
@@ -22,8 +24,10 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
             .help("give keys: --api-key-file FILE, one key a line")
             .help("or let everyone who reaches the address use the model: --insecure"));
     }
+    let admin_keys = args.admin_key_file.as_deref().map_or(Ok(Vec::new()), read_keys)?;
+    let adapters = adapters::parse(&args.adapter)?;
     let signals = Signals::listen();
-    let speaker = Speaker::open(context, &args.model, args.parallel.into())?;
+    let speaker = Speaker::open(context, &args.model, None, args.parallel.into())?;
     let name = args.name.unwrap_or_else(|| name_of(&args.model.model));
     let (settings, config) = (*speaker.engine.settings(), &speaker.engine.model().config);
     let per_token = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * size_of::<f32>();
@@ -33,6 +37,12 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         // With a key, a page that reaches the server has nothing to say to it, and a proxy may give it any name.
         local_names_only: args.host.is_loopback() && keys.is_empty(),
         keys,
+        admin_keys,
+        adapters: AdapterLimits {
+            count: args.max_adapters.into(),
+            bytes: args.adapter_mem,
+            roots: args.adapter_root.iter().map(|root| std::path::absolute(root).unwrap_or_default()).collect(),
+        },
     };
     let served = Served {
         name: name.clone(),
@@ -41,6 +51,8 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         generation: speaker.generation,
     };
     let app = App::start(speaker.engine, served, &options).map_err(|e| failed(&ServeError::Start(e)))?;
+    adapters::load(&app, &adapters)?;
+    let beside: Vec<String> = app.models.adapters().into_iter().map(|(name, _)| name.to_string()).collect();
     let (out, queue) = (context.out, args.queue);
     let ready = |address: SocketAddr| {
         let url = format!("http://{address}/v1");
@@ -48,6 +60,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
             out.value(&json!({
                 "url": url,
                 "model": name,
+                "adapters": beside,
                 "parallel": settings.slots,
                 "queue": queue,
                 "context_tokens": settings.context,
@@ -60,6 +73,9 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
                 settings.context,
                 units::bytes(cache_bytes)
             ));
+            if !beside.is_empty() {
+                out.note(format!("beside it, as models of their own: {}", beside.join(", ")));
+            }
         }
     };
     let drain = Duration::from_secs(args.drain_timeout);

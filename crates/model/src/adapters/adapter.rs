@@ -46,7 +46,8 @@ pub(super) struct Part {
 
 impl Layers {
     pub fn of(model: &Model, device: &Device) -> Layers {
-        let layer = |l: &&crate::Linear| Layer { module: l.module.clone(), shape: model.params.weight(l.weight).shape() };
+        let layer =
+            |l: &&crate::Linear| Layer { module: l.module.clone(), shape: model.params.weight(l.weight).shape() };
         Layers { device: device.clone(), list: model.family.linears().iter().map(layer).collect() }
     }
 
@@ -84,7 +85,8 @@ impl Layers {
                     problems.push(format!("{}: lora_A or lora_B holds values that are not finite", layer.module));
                 }
                 (Some(a), Some(b)) if fits => {
-                    let tensor = |v: &[f32], rows, cols| Tensor::from_f32(&self.device, v, rows, cols, Purpose::Adapters);
+                    let tensor =
+                        |v: &[f32], rows, cols| Tensor::from_f32(&self.device, v, rows, cols, Purpose::Adapters);
                     parts.push(Part {
                         layer: index,
                         a: tensor(&a, rank, k),

@@ -46,7 +46,12 @@ fn served_with(template: &str, control: &str) -> Served {
 }
 
 pub fn app(slots: usize, queue: usize) -> Arc<App> {
-    App::start(engine(slots), served(), &Options { queue, keys: Vec::new(), local_names_only: true }).unwrap()
+    App::start(
+        engine(slots),
+        served(),
+        &Options { queue, keys: Vec::new(), local_names_only: true, ..Options::default() },
+    )
+    .unwrap()
 }
 
 /// Two sequences of 256 tokens at a time, on another model, with this chat template and a control token.
@@ -76,6 +81,19 @@ fn tokenizer_json(control: &str) -> String {
     json!({"version": "1.0", "added_tokens": added, "pre_tokenizer": bytes, "decoder": bytes,
         "model": {"type": "BPE", "unk_token": control, "vocab": vocab, "merges": []}})
     .to_string()
+}
+
+/// Numbers that depend on the seed only (SplitMix64, Steele et al. 2014).
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % sides as u64) as usize
+    }
 }
 
 /// A server on a port of its own.

@@ -51,11 +51,11 @@ pub fn model(
     tasks: &[NamedTask],
     signals: &Signals,
 ) -> Result<Measured> {
-    let mut speaker = Speaker::open(context, flags, args.parallel.clamp(1, 64))?;
-    let label = flags.adapter.clone().unwrap_or_else(|| flags.model.clone());
+    let mut speaker = Speaker::open(context, &flags.base, flags.adapter.as_deref(), args.parallel.clamp(1, 64))?;
+    let label = flags.adapter.clone().unwrap_or_else(|| flags.base.model.clone());
     let progress = Progress { context, label, signals };
     let mut out = Measured {
-        model: flags.model.clone(),
+        model: flags.base.model.clone(),
         adapter: flags.adapter.clone(),
         tasks: Vec::new(),
         choice_rules: Vec::new(),
@@ -74,7 +74,7 @@ pub fn model(
         out.choice_rules.push(rules);
     }
     for file in &args.data {
-        out.perplexities.push((file.clone(), perplexity(&speaker, file, flags.context, &progress)?));
+        out.perplexities.push((file.clone(), perplexity(&speaker, file, flags.base.context, &progress)?));
     }
     Ok(out)
 }
