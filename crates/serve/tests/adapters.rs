@@ -342,7 +342,8 @@ fn hostile_files_are_refused_with_their_faults_and_the_server_goes_on() {
         let (mut weights_now, mut settings_now) = (bytes.clone(), settings.clone());
         let changed = if dice.roll(3) == 0 { &mut settings_now } else { &mut weights_now };
         for _ in 0..1 + dice.roll(3) {
-            let at = dice.roll(changed.len().min([1500, usize::MAX][dice.roll(2)]));
+            let reach = [1500, usize::MAX][dice.roll(2)];
+            let at = dice.roll(changed.len().min(reach));
             changed[at] = dice.roll(256) as u8;
         }
         put(weights, &weights_now);

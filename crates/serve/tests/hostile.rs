@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, header::HOST};
+use common::Dice;
 use ounce_serve::{App, router};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -54,18 +55,7 @@ const FIELDS: [&str; 38] = [
     "chat_template",
 ];
 
-/// Numbers that depend on the seed only (SplitMix64, Steele et al. 2014).
-struct Dice(u64);
-
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % sides as u64) as usize
-    }
-
     /// A value of any kind, in JSON.
     fn value(&mut self, depth: usize) -> String {
         const NUMBERS: [&str; 16] = [

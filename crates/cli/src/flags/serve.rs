@@ -11,10 +11,10 @@ use crate::output::units::parse_bytes;
 #[command(after_long_help = "Examples:\n  \
     ounce serve ./smollm2\n  \
     ounce serve base.gguf --adapter runs/a --name notes --port 8080\n  \
-    ounce serve base.gguf --adapter legal=runs/a --adapter notes=runs/b --watch runs\n  \
+    ounce serve base.gguf --adapter legal=runs/a --adapter notes=runs/b\n  \
     ounce serve ./smollm2 --host 0.0.0.0 --api-key-file keys.txt\n  \
     curl http://127.0.0.1:8000/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n\n\
-    Endpoints: /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /health, /version, /metrics.\n\
+    Endpoints: /v1/chat/completions, /v1/completions, /v1/models, /v1/load_lora_adapter, /v1/unload_lora_adapter, /tokenize, /detokenize, /health, /version, /metrics.\n\
     Ctrl-C or SIGTERM: new requests are refused, running ones finish; a second one ends it at once.")]
 pub struct Args {
     #[command(flatten)]

@@ -56,7 +56,7 @@ pub fn app(slots: usize, queue: usize) -> Arc<App> {
 
 /// Two sequences of 256 tokens at a time, on another model, with this chat template and a control token.
 pub fn app_with(template: &str, control: &str) -> Arc<App> {
-    let options = Options { queue: 8, keys: Vec::new(), local_names_only: true };
+    let options = Options { queue: 8, local_names_only: true, ..Options::default() };
     App::start(engine_of("llama3_rope", 2, 256), served_with(template, control), &options).unwrap()
 }
 
