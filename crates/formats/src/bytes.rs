@@ -120,6 +120,16 @@ impl Bytes {
         }
     }
 
+    /// These bytes for one reading: what has to be made for it and has not been is made anew, and goes with the answer.
+    pub fn made_once(&self) -> Bytes {
+        match &self.owner {
+            Owner::Restored(r) if r.made.get().is_none() => {
+                Self::build(r.stored.len(), |out| r.restore.apply(out, &r.stored)).slice(self.range.clone())
+            }
+            _ => self.clone(),
+        }
+    }
+
     /// Gives memory back that a mapped file's pages take; reading them again reads the file.
     pub fn forget(&self) {
         match &self.owner {
@@ -255,6 +265,7 @@ mod tests {
         assert_eq!((place.range, place.restore, &*place.path), (1..7, turn, &*path));
         assert_eq!(turned.stored(), b"abcdef");
         turned.forget();
+        assert_eq!((&*turned.slice(1..5).made_once(), inner.made.get().is_some()), (&b"dbec"[..], false));
         assert_eq!(&*turned, b"adbecf");
         assert!(Bytes::copy_of(b"abcdef").restored(turn).place().is_none());
     }

@@ -1,7 +1,7 @@
 //! GFLOP/s of the products at the shapes that training and decoding use, as a share of the measured roofline.
 //! `cargo run --release -p ounce-kernels --example bench_gemm [threads] [filter] [table, such as Avx2]`
 
-use ounce_kernels::{Cpu, In, Interleaved, Isa, Mat, Out, QuantFormat, bf16, quant};
+use ounce_kernels::{Cpu, In, Interleaved, Isa, Mat, Out, PanelFormat, QuantFormat, bf16, quant};
 use std::time::Instant;
 
 fn main() {
@@ -131,11 +131,7 @@ fn main() {
                 let mut out = vec![0f32; m * n];
                 let mut run = |copy: &Vec<u64>| {
                     let bytes = &bytemuck::cast_slice::<u64, u8>(copy)[..bytes.len()];
-                    let w = match format {
-                        Some(format) => Mat::Quant(format, bytes),
-                        None if name == "bf16" => Mat::Bf16(bytemuck::cast_slice(bytes)),
-                        None => Mat::F32(bytemuck::cast_slice(bytes)),
-                    };
+                    let w = mat(&name, bytes, format);
                     if int8 {
                         cpu.matmul_nt_int8(&mut out, &x, w, m, n, k);
                     } else {
@@ -167,17 +163,21 @@ fn interleaved(
     wanted: &impl Fn(&str) -> bool,
 ) {
     for (name, bytes, format) in kinds {
-        let Some(format) = format.filter(|_| cpu.interleaves()) else { continue };
-        for m in [1, 8, 512] {
+        if !cpu.interleaves() {
+            continue;
+        }
+        let w = mat(name, bytes, *format);
+        let format = PanelFormat::of(w);
+        for m in [1, 4, 8, 16, 32, 512] {
             let title = format!("interleaved {name} m={m} ({n},{k})");
             if !wanted(&title) {
                 continue;
             }
-            let mut panels = vec![0u8; Cpu::interleaved_bytes(format, n, k) + 64];
+            let mut panels = vec![0u8; format.bytes(n, k) + 64];
             let start = panels.as_ptr().align_offset(64);
             let size = panels.len() - 64;
-            cpu.interleave(&mut panels[start..start + size], format, bytes, n, k);
-            let all: Vec<Vec<u8>> = (0..copies).map(|_| panels.clone()).collect();
+            cpu.interleave(&mut panels[start..start + size], w, n, k);
+            let all: Vec<Vec<u8>> = (0..copies).map(|_| moved(&panels, start, size)).collect();
             let (x, mut out) = (ramp(m * k), vec![0f32; m * n]);
             let mut run = |copy: &Vec<u8>| {
                 let start = copy.as_ptr().align_offset(64);
@@ -194,6 +194,22 @@ fn interleaved(
             );
         }
     }
+}
+
+fn mat<'a>(name: &str, bytes: &'a [u8], format: Option<QuantFormat>) -> Mat<'a> {
+    match format {
+        Some(format) => Mat::Quant(format, bytes),
+        None if name == "bf16" => Mat::Bf16(bytemuck::cast_slice(bytes)),
+        None => Mat::F32(bytemuck::cast_slice(bytes)),
+    }
+}
+
+/// A copy that also begins at a cache line.
+fn moved(panels: &[u8], start: usize, size: usize) -> Vec<u8> {
+    let mut copy = vec![0u8; panels.len()];
+    let to = copy.as_ptr().align_offset(64);
+    copy[to..to + size].copy_from_slice(&panels[start..start + size]);
+    copy
 }
 
 /// Seconds: the best of several runs within about 0.3 s.

@@ -32,7 +32,7 @@ pub use attention::{AttnShape, Span};
 pub use cpu::{Cpu, Isa};
 pub use elementwise::Act;
 pub use half::{bf16, f16};
-pub use matmul::Interleaved;
+pub use matmul::{Interleaved, PanelFormat};
 pub use pool::Pool;
 pub use quant::QuantFormat;
 pub use update::{AdamW, BLOCK, Map8, Rounding, Sgd, Stored};

@@ -79,7 +79,21 @@ impl Out<'_> {
     }
 }
 
-impl Mat<'_> {
+impl<'a> Mat<'a> {
+    /// Some rows of a matrix with rows of `k` weights.
+    pub fn rows(self, rows: std::ops::Range<usize>, k: usize) -> Mat<'a> {
+        let range = rows.start * k..rows.end * k;
+        match self {
+            Mat::F32(w) => Mat::F32(&w[range]),
+            Mat::Bf16(w) => Mat::Bf16(&w[range]),
+            Mat::F16(w) => Mat::F16(&w[range]),
+            Mat::Quant(format, blocks) => {
+                let row = format.row_bytes(k);
+                Mat::Quant(format, &blocks[rows.start * row..rows.end * row])
+            }
+        }
+    }
+
     /// Weights in the matrix.
     pub fn len(&self) -> usize {
         match self {

@@ -1,11 +1,12 @@
 //! From a checkpoint's tensors to [`Params`]: names and shapes are checked, all problems collected.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
-use ounce_formats::{Checkpoint, TensorData};
+use ounce_formats::{Bytes, Checkpoint, TensorData};
 use ounce_spec::DType;
-use ounce_tensor::{Device, Elem, ParamId, Params, Purpose, Tensor, Weight};
+use ounce_tensor::{Device, Elem, HeldBytes, ParamId, Params, Purpose, Stored, Tensor, Weight};
 
 use crate::error::LoadError;
 use crate::linear::Linear;
@@ -119,10 +120,25 @@ pub(crate) fn alignment(dtype: DType) -> usize {
     }
 }
 
+/// A checkpoint's bytes as weights see them.
+struct FileBytes(Bytes);
+
+impl Stored for FileBytes {
+    fn hold(&self) -> HeldBytes<'_> {
+        HeldBytes::Here(&self.0)
+    }
+    fn hold_once(&self) -> HeldBytes<'_> {
+        HeldBytes::Made(Box::new(self.0.made_once()))
+    }
+    fn forget(&self, range: Range<usize>) {
+        self.0.slice(range).forget();
+    }
+}
+
 /// A view of the file's bytes as a weight. Misaligned data is copied.
 fn stored(data: &TensorData, rows: usize, cols: usize) -> Weight {
     let bytes = data.bytes.clone().aligned_to(alignment(data.dtype));
-    Weight::Stored { dtype: data.dtype, rows, cols, bytes: Arc::new(bytes) }
+    Weight::Stored { dtype: data.dtype, rows, cols, bytes: Arc::new(FileBytes(bytes)) }
 }
 
 fn dense_f32(device: &Device, weight: &Weight) -> Tensor {

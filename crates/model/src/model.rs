@@ -55,8 +55,9 @@ impl Model {
         ids
     }
 
-    /// Lays the quantised weights of linear layers out for int8 products, which [`Model::infer`] then uses for any number of
-    /// rows. Takes as much memory again as the file; does nothing where the processor has no use for it.
+    /// Lays the weights of linear layers out for the products of [`Model::infer`] with `int8`, for any number of rows: a row's
+    /// result does not depend on those beside it. The file's pages are let go on the way, so that memory holds weights
+    /// once (and the rows of an embedding that are asked for). Does nothing where the processor has no use for it.
     pub fn interleave(&mut self, device: &Device) {
         let mut weights: Vec<ParamId> = self.family.linears().iter().map(|l| l.weight).collect();
         weights.push(self.family.output_weight());
@@ -64,8 +65,8 @@ impl Model {
     }
 
     /// A pass with the cache: the tokens that `kv.begin` laid out in `rows`; logits `[wanted.len(), v]` f32 of the rows
-    /// `wanted`. `int8` lets products of a few rows with quantised weights round activations to int8. Fails where streamed
-    /// weights cannot be read; what `kv` got from these rows is then worth nothing.
+    /// `wanted`. `int8` lets products round activations: to int8 with quantised weights, to bf16 with bf16 ones. Fails where
+    /// streamed weights cannot be read; what `kv` got from these rows is then worth nothing.
     pub fn infer(
         &self,
         device: &Device,

@@ -18,7 +18,8 @@ pub enum Mode {
     Record,
     /// The same, but leave out what is large and can be made again from the rest.
     RecordLean,
-    /// Keep nothing. With `int8`, products of a few rows with quantised weights round the activations to int8 blocks.
+    /// Keep nothing. With `int8`, products round the activations: to int8 blocks with quantised weights, and to bf16 with bf16
+    /// weights that have been [laid out](Params::interleave).
     Infer { int8: bool },
 }
 

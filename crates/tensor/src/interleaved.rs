@@ -1,5 +1,5 @@
-//! Quantised weights in the order that int8 products read fastest, beside the file's own order. For decoding and prefill only:
-//! they are as large as the file's blocks, and made once when a model is going to answer.
+//! Weights in the order that products of answering models read fastest, instead of the file's own order. For decoding and prefill
+//! only: made once when a model is going to answer, while the file's pages are let go, so that memory holds them once.
 //!
 //! All of a model's lie in one buffer, in the order of use: read as one stream, on large pages, memory gives twice what it gives
 //! to many small buffers.
@@ -7,47 +7,55 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use ounce_kernels::{Cpu, Interleaved as Panels, Mat, QuantFormat};
+use ounce_kernels::{Interleaved as Panels, PanelFormat};
+use ounce_spec::DType;
 
 use crate::device::{Cost, Device, Kernel};
 use crate::memory::{Buffer, Purpose};
 use crate::tensor::Tensor;
 use crate::weight::{Weight, quant_format};
 
-/// `[n, k]` quantised weights, 16 rows side by side.
+/// Bytes of the file that are in memory beside those laid out, about.
+const BAND_BYTES: usize = 4 << 20;
+
+/// `[n, k]` weights, rows side by side.
 #[derive(Clone, Debug)]
 pub struct Interleaved {
-    format: QuantFormat,
+    format: PanelFormat,
     n: usize,
     range: Range<usize>,
     all: Arc<Buffer>,
 }
 
 impl Interleaved {
-    /// The weights laid out; `None` for those that are not quantised, and for all where the device is dry or its processor
-    /// has no use for it.
+    /// The stored weights laid out; `None` for those that may be trained, and for all where the device is dry or its processor has
+    /// no use for it. Their own bytes are let go where they can be read again.
     pub(crate) fn all(device: &Device, weights: &[&Weight]) -> Vec<Option<Interleaved>> {
         let Some(cpu) = device.processor().filter(|cpu| cpu.interleaves()) else { return vec![None; weights.len()] };
         let mut end = 0;
-        let places: Vec<Option<(QuantFormat, Range<usize>)>> = weights
-            .iter()
-            .map(|weight| {
-                let format = quant_format(weight.dtype())?;
-                let start = end;
-                let (n, k) = weight.shape();
-                end += Cpu::interleaved_bytes(format, n, k);
-                Some((format, start..end))
-            })
-            .collect();
+        let place = |weight: &&Weight| {
+            let Weight::Stored { dtype, .. } = weight else { return None };
+            let (format, (n, k), start) = (panel_format(*dtype), weight.shape(), end);
+            end += format.bytes(n, k);
+            Some((format, start..end))
+        };
+        let places: Vec<Option<(PanelFormat, Range<usize>)>> = weights.iter().map(place).collect();
         let mut buffer = device.arena().allocate(end, Purpose::Weights);
         for (weight, place) in weights.iter().zip(&places) {
-            if let (Mat::Quant(_, blocks), Some((format, range))) = (weight.hold().mat(), place) {
-                let (n, k) = weight.shape();
-                cpu.interleave(&mut buffer.bytes_mut()[range.clone()], *format, blocks, n, k);
+            let Some((format, range)) = place else { continue };
+            let (n, k) = weight.shape();
+            let row_bytes = weight.bytes_len() / n.max(1);
+            let band = (BAND_BYTES / row_bytes.max(1)).next_multiple_of(format.rows()).max(format.rows());
+            let held = weight.hold_once();
+            for start in (0..n).step_by(band) {
+                let rows = start..n.min(start + band);
+                let out = range.start + format.bytes(start, k)..range.start + format.bytes(rows.end, k);
+                cpu.interleave(&mut buffer.bytes_mut()[out], held.mat().rows(rows.clone(), k), rows.len(), k);
+                weight.forget(rows.start * row_bytes..rows.end * row_bytes);
             }
         }
         let all = Arc::new(buffer);
-        let laid = |(weight, place): (&&Weight, Option<(QuantFormat, Range<usize>)>)| {
+        let laid = |(weight, place): (&&Weight, Option<(PanelFormat, Range<usize>)>)| {
             place.map(|(format, range)| Interleaved { format, n: weight.shape().0, range, all: all.clone() })
         };
         weights.iter().zip(places).map(laid).collect()
@@ -58,7 +66,17 @@ impl Interleaved {
     }
 }
 
-/// `outs[i][m, n_i] = x[m, k] · w_iᵀ`, f32, with `x` rounded to blocks of int8: in one pass over `x`, in one parallel region.
+fn panel_format(dtype: DType) -> PanelFormat {
+    match dtype {
+        DType::F32 => PanelFormat::F32,
+        DType::BF16 => PanelFormat::Bf16,
+        DType::F16 => PanelFormat::F16,
+        quant => PanelFormat::Quant(quant_format(quant).expect("the rest are quantised")),
+    }
+}
+
+/// `outs[i][m, n_i] = x[m, k] · w_iᵀ`, f32, with `x` rounded to blocks of int8 or to bf16 where the weights are quantised or bf16: in
+/// one pass over `x`, in one parallel region.
 pub(crate) fn apply(device: &Device, outs: &mut [Tensor], x: &Tensor, weights: &[&Interleaved]) {
     let (m, k) = (x.rows(), x.cols());
     let n: usize = weights.iter().map(|w| w.n).sum();
@@ -69,4 +87,72 @@ pub(crate) fn apply(device: &Device, outs: &mut [Tensor], x: &Tensor, weights: &
         let weights: Vec<Panels> = weights.iter().map(|w| w.panels()).collect();
         cpu.matmul_nt_interleaved(&mut outs, x.f32(), &weights, m, k);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use ounce_kernels::Cpu;
+
+    use super::*;
+    use crate::stream::{HeldBytes, Stored};
+    use crate::{Elem, Graph, Mode, Params};
+
+    /// Bytes that note which parts were let go.
+    struct Noted {
+        bytes: Vec<u8>,
+        forgotten: Arc<Mutex<Vec<Range<usize>>>>,
+    }
+
+    impl Stored for Noted {
+        fn hold(&self) -> HeldBytes<'_> {
+            HeldBytes::Here(&self.bytes)
+        }
+        fn forget(&self, range: Range<usize>) {
+            self.forgotten.lock().expect("a lock").push(range);
+        }
+    }
+
+    #[test]
+    fn weights_are_let_go_part_by_part_and_answer_as_before() {
+        let device = Device::cpu(Cpu::new(2));
+        if !device.processor().expect("a processor").interleaves() {
+            return;
+        }
+        // Large enough for several parts, the last one not whole.
+        let (n, k) = (40_003, 64);
+        let values: Vec<f32> = (0..n * k).map(|i| (i * 7919 % 2003) as f32 / 1001.5 - 1.0).collect();
+        let notes = Arc::<Mutex<Vec<Range<usize>>>>::default();
+        let noted = Noted { bytes: bytemuck::cast_slice(&values).to_vec(), forgotten: notes.clone() };
+        let mut params = Params::default();
+        let weight = Weight::Stored { dtype: DType::F32, rows: n, cols: k, bytes: Arc::new(noted) };
+        let id = params.add("w", weight);
+        let x = Tensor::from_f32(&device, &values[..3 * k], 3, k, Purpose::Activations);
+        let run = |params: &Params| {
+            let mut g = Graph::new(&device, params, &[], Mode::Infer { int8: true }, None, 0);
+            let x = g.input(x.clone(), false);
+            let y = g.linear(x, id, None);
+            g.value(y).to_f32_vec()
+        };
+        let before = run(&params);
+        params.interleave(&device, &[id]);
+        let forgotten = std::mem::take(&mut *notes.lock().expect("a lock"));
+        assert!(forgotten.len() > 1, "{forgotten:?}");
+        let mut end = 0;
+        for range in &forgotten {
+            assert_eq!(range.start, end);
+            assert!(range.len() <= BAND_BYTES + 32 * 4 * k, "{range:?}");
+            end = range.end;
+        }
+        assert_eq!(end, 4 * n * k);
+        for (a, b) in run(&params).iter().zip(&before) {
+            assert!((a - b).abs() <= 1e-4, "{a} {b}");
+        }
+        // Rows of a table are let go as they are read.
+        let mut g = Graph::new(&device, &params, &[], Mode::Infer { int8: true }, None, 0);
+        let rows = g.embedding(id, &(0..20).collect::<Vec<u32>>().into(), 1.0, Elem::F32);
+        assert_eq!(g.value(rows).f32(), &values[..20 * k]);
+        assert!(notes.lock().expect("a lock").len() > 1);
+    }
 }

@@ -17,7 +17,7 @@ pub struct Param {
     /// The name on disk, in memory and in messages.
     pub name: String,
     pub weight: Weight,
-    /// The same weights in the order of int8 products, where they have been asked for.
+    /// The same weights in the order of products of answering models, where they have been asked for.
     pub interleaved: Option<Interleaved>,
     /// Segments whose forward uses it, ascending. A tied weight has several.
     pub uses: Vec<usize>,
@@ -58,7 +58,7 @@ impl Params {
         *self[p].uses.first().expect("every parameter is used somewhere")
     }
 
-    /// Lays these weights out for int8 products too, where that helps. Not where weights are streamed: that would take the
+    /// Lays these weights out for answering, where that helps. Not where weights are streamed: that would take the
     /// memory which streaming saves.
     pub fn interleave(&mut self, device: &Device, which: &[ParamId]) {
         if self.stream.is_some() {

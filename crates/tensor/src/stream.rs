@@ -36,6 +36,12 @@ impl ReadError {
 /// Bytes of a weight for as long as they are needed.
 pub trait Stored: Send + Sync {
     fn hold(&self) -> HeldBytes<'_>;
+    /// The same for one reading: nothing that has to be made for it stays.
+    fn hold_once(&self) -> HeldBytes<'_> {
+        self.hold()
+    }
+    /// Gives memory back that this part of the bytes takes, where they can be read again.
+    fn forget(&self, _range: Range<usize>) {}
     /// Only the rows `ids`, of `row_bytes` each, where holding everything is not worth it; and where each of `ids` is among
     /// them.
     fn hold_rows(&self, _: &Device, _ids: &[u32], _row_bytes: usize) -> Option<(HeldBytes<'static>, Vec<u32>)> {
@@ -47,6 +53,8 @@ pub trait Stored: Send + Sync {
 pub enum HeldBytes<'a> {
     Here(&'a [u8]),
     Block(Tensor, Range<usize>),
+    /// Made for this reading.
+    Made(Box<dyn Deref<Target = [u8]> + Send + 'a>),
 }
 
 impl Deref for HeldBytes<'_> {
@@ -55,6 +63,7 @@ impl Deref for HeldBytes<'_> {
     fn deref(&self) -> &[u8] {
         match self {
             HeldBytes::Here(bytes) => bytes,
+            HeldBytes::Made(bytes) => bytes,
             HeldBytes::Block(block, range) => &bytemuck::cast_slice::<f32, u8>(block.f32())[range.clone()],
         }
     }

@@ -1,6 +1,7 @@
 //! [`Weight`]: a parameter as it is stored. Ops see three methods, so a format works with every adapter and op.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
@@ -53,6 +54,21 @@ impl Weight {
         match self {
             Weight::Dense(t) => Held::Dense(t),
             Weight::Stored { dtype, bytes, .. } => Held::Stored(*dtype, bytes.hold()),
+        }
+    }
+
+    /// For a kernel to read one time: nothing that has to be made for it stays in memory.
+    pub fn hold_once(&self) -> Held<'_> {
+        match self {
+            Weight::Dense(t) => Held::Dense(t),
+            Weight::Stored { dtype, bytes, .. } => Held::Stored(*dtype, bytes.hold_once()),
+        }
+    }
+
+    /// Gives memory back that these bytes take, where they can be read again.
+    pub fn forget(&self, range: Range<usize>) {
+        if let Weight::Stored { bytes, .. } = self {
+            bytes.forget(range);
         }
     }
 

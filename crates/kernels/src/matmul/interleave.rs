@@ -1,18 +1,64 @@
-//! Quantised weights laid out for int8 products: 16 rows side by side, so that a vector holds four neighbouring weights of each
-//! of 16 rows, sums need no folding, and one broadcast of activations serves them all. Same levels and scales as the file's
+//! Weights laid out for products: rows side by side, so that a vector holds neighbouring weights of each of 16 rows, sums need
+//! no folding, and one broadcast of activations serves them all. Quantised ones have the levels and scales of the file's
 //! blocks, reordered (the six-bit scales of Q4_K and Q5_K take eight bits). Must not know threads or instruction sets.
 //!
-//! A *panel* is 16 rows; missing rows are zero. It begins, for formats of 256 columns, with what their scales are multiples of.
+//! A *panel* is 16 rows of quantised weights, or 32 others; missing rows are zero. One that is not quantised has, for each
+//! column, an element of each row; bf16 for each pair of columns, a pair of each row.
+//!
+//! A quantised one: a vector has four columns of each of 16 rows. It begins, for formats of 256 columns, with what their scales are multiples of.
 //! Then comes a record for each block of 32 columns, so that reading is one stream:
 //! - levels: 8 groups of 4 columns, 4 bytes a row; with 4 bits, group `g + 4` is in the high halves of group `g`;
 //! - what 4 bits do not hold: a fifth bit (group `g` at bit `g`) or two more (group `g` at bits `2(g % 4)`, two vectors);
 //! - a scale for each row, and a minimum where the format has one.
 
 use super::int8::levels;
-use crate::QuantFormat;
+use crate::{Mat, QuantFormat, bf16};
+use std::ops::Range;
 
-/// Rows of a panel.
+/// Rows of a panel of quantised weights.
 pub(super) const PANEL: usize = 16;
+/// Rows of a panel of others.
+pub(super) const DENSE: usize = 32;
+
+/// What interleaved weights are stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PanelFormat {
+    F32,
+    Bf16,
+    F16,
+    Quant(QuantFormat),
+}
+
+impl PanelFormat {
+    /// As these weights are stored.
+    pub fn of(w: Mat) -> PanelFormat {
+        match w {
+            Mat::F32(_) => PanelFormat::F32,
+            Mat::Bf16(_) => PanelFormat::Bf16,
+            Mat::F16(_) => PanelFormat::F16,
+            Mat::Quant(format, _) => PanelFormat::Quant(format),
+        }
+    }
+
+    /// Rows of a panel.
+    pub const fn rows(self) -> usize {
+        if let PanelFormat::Quant(_) = self { PANEL } else { DENSE }
+    }
+
+    /// Bytes of `n` rows of `k` weights.
+    pub const fn bytes(self, n: usize, k: usize) -> usize {
+        n.div_ceil(self.rows()) * self.panel_bytes(k)
+    }
+
+    pub(super) const fn panel_bytes(self, k: usize) -> usize {
+        match self {
+            PanelFormat::F32 => DENSE * 4 * k,
+            PanelFormat::Bf16 => DENSE * 4 * k.div_ceil(2),
+            PanelFormat::F16 => DENSE * 2 * k,
+            PanelFormat::Quant(format) => Layout::of(format).panel_bytes(k),
+        }
+    }
+}
 
 /// Bytes that a panel spends on each block of 32 columns, and on each 256.
 #[derive(Clone, Copy)]
@@ -50,15 +96,40 @@ impl Layout {
     }
 }
 
-/// Bytes of `n` rows of `k` weights.
-pub(super) fn bytes(format: QuantFormat, n: usize, k: usize) -> usize {
-    n.div_ceil(PANEL) * Layout::of(format).panel_bytes(k)
+/// Lays out one panel: some rows of the weights `w`, which are `k` long.
+pub(super) fn panel(out: &mut [u8], w: Mat, rows: Range<usize>, k: usize) {
+    out.fill(0);
+    let range = rows.start * k..rows.end * k;
+    match w {
+        Mat::F32(w) => units(bytemuck::cast_slice_mut(out), &w[range], k),
+        Mat::F16(w) => units(bytemuck::cast_slice_mut(out), &w[range], k),
+        Mat::Bf16(w) => {
+            // Two columns of a row are one unit.
+            for (r, row) in w[range].chunks_exact(k).enumerate() {
+                for (pair, out) in row.chunks(2).zip(out.chunks_exact_mut(4 * DENSE)) {
+                    let pair = [pair[0], pair.get(1).copied().unwrap_or(bf16::ZERO)];
+                    out[4 * r..][..4].copy_from_slice(bytemuck::cast_slice(&pair));
+                }
+            }
+        }
+        Mat::Quant(format, blocks) => {
+            let row_bytes = format.row_bytes(k);
+            quantised(out, format, &blocks[rows.start * row_bytes..rows.end * row_bytes], k);
+        }
+    }
 }
 
-/// Lays out one panel: up to 16 rows of `k` weights as the file has them.
-pub(super) fn panel(out: &mut [u8], format: QuantFormat, rows: &[u8], k: usize) {
+fn units<T: Copy>(out: &mut [T], w: &[T], k: usize) {
+    for (r, row) in w.chunks_exact(k).enumerate() {
+        for (v, out) in row.iter().zip(out.chunks_exact_mut(DENSE)) {
+            out[r] = *v;
+        }
+    }
+}
+
+/// Up to 16 rows as the file has them, into a panel of zeros.
+fn quantised(out: &mut [u8], format: QuantFormat, rows: &[u8], k: usize) {
     let layout = Layout::of(format);
-    out.fill(0);
     let (outer, records) = out.split_at_mut(layout.records(k / 32));
     let (row_bytes, subs) = (format.row_bytes(k), format.block_len() / 32);
     for (r, row) in rows.chunks_exact(row_bytes).enumerate() {

@@ -5,6 +5,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod dense_rows;
 mod dots;
 #[cfg(target_arch = "x86_64")]
 mod dots_avx512;
@@ -21,6 +22,7 @@ mod interleave;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+mod panels;
 mod portable;
 mod tile;
 
@@ -32,7 +34,8 @@ use tile::Kernel;
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) use int8_neon::sdot;
-pub use int8_rows::Interleaved;
+pub use interleave::PanelFormat;
+pub use panels::Interleaved;
 
 /// Up to so many rows of activations, weights are read once and not packed.
 const FEW_ROWS: usize = 8;

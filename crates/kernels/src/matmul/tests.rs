@@ -1,6 +1,8 @@
 //! Every layout on every table and storage against f64 sums.
 
-use crate::{Cpu, In, Interleaved, Isa, Mat, Out, QuantFormat, bf16, f16, quant};
+mod panels;
+
+use crate::{Cpu, In, Isa, Mat, Out, QuantFormat, bf16, f16, quant};
 
 /// A number in -1..1 from a counter (splitmix64): the same on every machine.
 pub(crate) fn uniform(state: &mut u64) -> f32 {
@@ -319,40 +321,6 @@ fn int8_products_stay_within_the_rounding_of_x() {
                     }
                 }
                 assert_eq!(out, run(3), "{isa:?} {format:?}: 3 threads give other bits");
-            }
-        }
-    }
-}
-
-/// The same bound for interleaved weights; a row's result depends neither on the other rows, weights nor threads.
-#[test]
-fn interleaved_products_stay_within_the_rounding_of_x() {
-    let cpu = Cpu::new(3);
-    if !cpu.interleaves() {
-        return;
-    }
-    for format in QuantFormat::ALL {
-        for (m, n, k) in [(1, 37, 256), (2, 5, 512), (3, 16, 768), (8, 50, 256), (15, 33, 1280), (1, 9, 32), (5, 4, 96)]
-        {
-            if k % format.block_len() != 0 {
-                continue;
-            }
-            let (x, w) = (random(m * k, 5), Stored::new(n * k, Kind::Quant(format), 6));
-            let mut panels = vec![0u8; Cpu::interleaved_bytes(format, n, k)];
-            cpu.interleave(&mut panels, format, &w.blocks, n, k);
-            let w8 = Interleaved { format, panels: &panels, n };
-            let (mut out, mut twin) = (vec![0f32; m * n], vec![0f32; m * n]);
-            cpu.matmul_nt_interleaved(&mut [&mut out, &mut twin], &x, &[w8, w8], m, k);
-            assert_eq!(out, twin);
-            for i in 0..m {
-                let mut one = vec![0f32; n];
-                Cpu::new(1).matmul_nt_interleaved(&mut [&mut one], &x[i * k..][..k], &[w8], 1, k);
-                assert_eq!(out[i * n..][..n], one, "{format:?}: row {i} of {m} has other bits alone");
-                for j in 0..n {
-                    let (exact, bound) = int8_bound(&x[i * k..][..k], &w.f32[j * k..][..k]);
-                    let error = (one[j] as f64 - exact).abs();
-                    assert!(error <= bound, "{format:?} ({m},{n},{k}) at {i},{j}: {error:e} above {bound:e}");
-                }
             }
         }
     }
