@@ -2,41 +2,16 @@
 error becomes. It knows nothing of how the server works.
 """
 
-import json
 import math
-import os
-import signal
-import subprocess
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import openai
 
 from _check import check, close
+from _server import server
 
-MODEL = Path(os.environ["OUNCE_ASSETS"]) / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
-OUNCE = Path(os.environ["OUNCE"])
 MESSAGES = [{"role": "user", "content": "Name three rivers of Europe."}]
-
-
-@contextmanager
-def server(*flags):
-    """The address of a server, which is told to end afterwards and must do so in order."""
-    # Exact products: with rounded ones a prompt that the cache remembers gives logits a little apart from its first pass.
-    command = [OUNCE, "serve", MODEL, "--port", "0", "--context", "512", "--exact", "--json", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        text = ""
-        while not text.endswith("}\n"):
-            line = process.stdout.readline()
-            if not line:
-                raise RuntimeError("the server did not start")
-            text += line
-        yield json.loads(text)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        check("SIGTERM ends the server with 0", process.wait(60) == 0, process.returncode)
 
 
 def fails(name, kind, call, param=None):

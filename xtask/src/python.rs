@@ -40,7 +40,7 @@ pub fn ensure_venv() -> Result<PathBuf, String> {
             .args(["-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check", "-r"])
             .arg(&pins_path),
     )?;
-    let seen = "import torch, transformers, peft, gguf, safetensors, numpy, jinja2, openai";
+    let seen = "import torch, transformers, peft, gguf, safetensors, numpy, jinja2, ollama, openai";
     proc::capture(Command::new(&python).args(["-c", seen]))?;
     // The stamp is written last: an install that was cut off is made again.
     fetch::write_whole(&stamp, pins_sha.as_bytes())?;

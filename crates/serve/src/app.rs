@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::desk::{Desk, Ticket};
 use crate::error::ApiError;
+use crate::facts::Facts;
 use crate::fields::Fields;
 use crate::guard::Keys;
 use crate::metrics::Metrics;
@@ -49,6 +50,7 @@ pub struct App {
     pub served: Served,
     /// The base and the adapters beside it.
     pub models: Models,
+    pub facts: Facts,
     pub context: usize,
     pub vocab: usize,
     pub desk: Desk,
@@ -74,6 +76,7 @@ impl App {
         let models = Models::new(&served.name, &engine, options.adapters.clone());
         Ok(Arc::new(App {
             models,
+            facts: Facts::of(&engine),
             desk: Desk::open(engine, options.queue, metrics.clone())?,
             served,
             context,

@@ -1,6 +1,8 @@
 //! Reads the fields of a JSON object with their types and ranges, and collects every fault. `null` is absent. Fields that are
 //! not asked for are left alone, as clients send many that only some servers know. It knows no endpoint.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
@@ -35,6 +37,23 @@ impl<'a> Fields<'a> {
     /// The value of a field that is there.
     pub fn value(&self, name: &str) -> Option<&'a Value> {
         self.object.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Reads the fields of an object that is a field itself, an empty one where it is absent; faults get its name.
+    pub fn within<T>(&mut self, name: &str, read: impl FnOnce(&mut Fields<'a>) -> T) -> T {
+        static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+        let object = match self.value(name) {
+            Some(Value::Object(object)) => object,
+            None => &EMPTY,
+            Some(other) => {
+                self.fault(name, format!("must be an object, it is {}", kind(other)));
+                &EMPTY
+            }
+        };
+        let mut inner = Fields { object, faults: Vec::new() };
+        let out = read(&mut inner);
+        self.faults.extend(inner.faults.into_iter().map(|(field, what)| (format!("{name}.{field}"), what)));
+        out
     }
 
     /// A number within `range`, which is also the text of the complaint: `0 to 2`.

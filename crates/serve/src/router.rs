@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, json_response};
-use crate::{adapters, chat, completions, guard, tokens};
+use crate::{adapters, chat, completions, guard, ollama, tokens};
 
 /// Everything that `app` answers to.
 pub fn router(app: Arc<App>) -> Router {
@@ -28,9 +28,15 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/health", get(health))
         .route("/version", get(version))
         .route("/metrics", get(metrics))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
+        .route("/api/tags", get(ollama::tags))
+        .route("/api/show", post(ollama::show))
+        .route("/api/version", get(ollama::version))
         .fallback(|| async { ApiError::path() })
         .method_not_allowed_fallback(|| async { ApiError::method() })
         .layer(from_fn_with_state(app.clone(), guard::guard))
+        .layer(from_fn(ollama::errors))
         .with_state(app)
 }
 

@@ -12,7 +12,8 @@ pub const MAX_N: i64 = 8;
 /// Most alternatives beside a token.
 pub const MAX_TOP_LOGPROBS: i64 = 20;
 const MAX_STOPS: usize = 4;
-const MAX_TOKENS: i64 = 1 << 31;
+/// Longest answer that may be asked for.
+pub const MAX_TOKENS: i64 = 1 << 31;
 
 pub struct Sampling {
     pub params: SamplingParams,
@@ -26,19 +27,17 @@ pub struct Sampling {
 impl Sampling {
     /// Reads the fields over what the model's makers recommend; a temperature that nobody gives is 1.
     pub fn read(fields: &mut Fields, model: &GenerationConfig) -> Sampling {
-        let greedy = model.do_sample == Some(false);
-        let default = if greedy { 0.0 } else { model.temperature.unwrap_or(1.0) };
+        let defaults = defaults(model);
         let number = |value: Option<f64>| value.map(|v| v as f32);
         // -1 is how some clients write "all".
         let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX)).map(|k| k.max(0) as u32);
         let params = SamplingParams {
-            temperature: number(fields.number("temperature", 0.0..=2.0)).unwrap_or(default),
-            top_k: top_k.or(model.top_k).unwrap_or(0),
-            top_p: number(fields.positive("top_p", 1.0)).or(model.top_p).unwrap_or(1.0),
-            min_p: number(fields.number("min_p", 0.0..=1.0)).or(model.min_p).unwrap_or(0.0),
+            temperature: number(fields.number("temperature", 0.0..=2.0)).unwrap_or(defaults.temperature),
+            top_k: top_k.unwrap_or(defaults.top_k),
+            top_p: number(fields.positive("top_p", 1.0)).unwrap_or(defaults.top_p),
+            min_p: number(fields.number("min_p", 0.0..=1.0)).unwrap_or(defaults.min_p),
             repetition_penalty: number(fields.positive("repetition_penalty", 10.0))
-                .or(model.repetition_penalty)
-                .unwrap_or(1.0),
+                .unwrap_or(defaults.repetition_penalty),
             presence_penalty: number(fields.number("presence_penalty", -2.0..=2.0)).unwrap_or(0.0),
             frequency_penalty: number(fields.number("frequency_penalty", -2.0..=2.0)).unwrap_or(0.0),
             seed: fields.integer("seed", i64::MIN..=i64::MAX).map_or_else(app::random, |seed| seed as u64),
@@ -46,7 +45,7 @@ impl Sampling {
             stop: stop(fields),
             stop_tokens: fields.token_ids("stop_token_ids").unwrap_or_default(),
             ignore_eos: fields.flag("ignore_eos").unwrap_or(false),
-            ..SamplingParams::default()
+            ..defaults
         };
         let n = fields.integer("n", 1..=MAX_N).unwrap_or(1) as usize;
         let stream = fields.flag("stream").unwrap_or(false);
@@ -63,6 +62,19 @@ impl Sampling {
     /// What the `n` answers to a prompt are sampled with: each has a seed of its own.
     pub fn each(&self) -> impl Iterator<Item = SamplingParams> {
         (0..self.n as u64).map(|i| SamplingParams { seed: self.params.seed.wrapping_add(i), ..self.params.clone() })
+    }
+}
+
+/// What the model's makers recommend; a temperature that nobody gives is 1.
+pub fn defaults(model: &GenerationConfig) -> SamplingParams {
+    let greedy = model.do_sample == Some(false);
+    SamplingParams {
+        temperature: if greedy { 0.0 } else { model.temperature.unwrap_or(1.0) },
+        top_k: model.top_k.unwrap_or(0),
+        top_p: model.top_p.unwrap_or(1.0),
+        min_p: model.min_p.unwrap_or(0.0),
+        repetition_penalty: model.repetition_penalty.unwrap_or(1.0),
+        ..SamplingParams::default()
     }
 }
 
@@ -85,7 +97,8 @@ fn include_usage(fields: &mut Fields) -> bool {
     }
 }
 
-fn stop(fields: &mut Fields) -> Vec<String> {
+/// `stop`: a text or a few.
+pub fn stop(fields: &mut Fields) -> Vec<String> {
     let texts: Option<Vec<String>> = match fields.value("stop") {
         None => return Vec::new(),
         Some(Value::String(text)) => Some(vec![text.clone()]),

@@ -1,4 +1,4 @@
-//! Server-sent events: a response whose body a task writes. When the client goes, the task ends. It knows no endpoint.
+//! Responses whose body a task writes: server-sent events, or JSON values one a line. When the client goes, the task ends. It knows no endpoint.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -27,6 +27,11 @@ impl Events {
         self.raw("data: [DONE]\n\n".into()).await;
     }
 
+    /// A value on a line of its own.
+    pub async fn line(&self, value: &Value) {
+        self.raw(format!("{value}\n")).await;
+    }
+
     async fn raw(&self, text: String) {
         // A reader that is gone has ended this task, or is about to.
         let _ = self.0.send(text.into()).await;
@@ -35,9 +40,18 @@ impl Events {
 
 /// 200 with the events that `write` sends.
 pub fn response<F: Future<Output = ()> + Send + 'static>(write: impl FnOnce(Events) -> F) -> Response {
+    written("text/event-stream; charset=utf-8", write)
+}
+
+/// 200 with the lines that `write` sends.
+pub fn lines<F: Future<Output = ()> + Send + 'static>(write: impl FnOnce(Events) -> F) -> Response {
+    written("application/x-ndjson", write)
+}
+
+fn written<F: Future<Output = ()> + Send + 'static>(kind: &'static str, write: impl FnOnce(Events) -> F) -> Response {
     let (sender, events) = mpsc::channel(BUFFERED);
     let task = tokio::spawn(write(Events(sender))).abort_handle();
-    let headers = [(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
+    let headers = [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")];
     (headers, Body::new(EventBody { events, task })).into_response()
 }
 

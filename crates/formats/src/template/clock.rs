@@ -1,7 +1,7 @@
 //! `strftime_now` for templates that put today's date in the system prompt, in UTC. It knows only the calendar.
 
 /// Formats seconds since 1970 as C's `strftime` does in the C locale; directives that are not known stay as they are.
-pub(super) fn strftime(format: &str, seconds: i64) -> String {
+pub fn strftime(format: &str, seconds: i64) -> String {
     // From here to the year 9999.
     let seconds = seconds.clamp(-62_135_596_800, 253_402_300_799);
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));

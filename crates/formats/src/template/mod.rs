@@ -17,6 +17,7 @@ use std::sync::Arc;
 use minijinja::Value;
 use serde_json::{Map, Value as Json};
 
+pub use clock::strftime;
 pub use engine::{MAX_OUTPUT_BYTES, MAX_SOURCE_BYTES};
 pub use error::TemplateError;
 

@@ -1,0 +1,49 @@
+//! `POST /api/chat`: a conversation goes on, as Ollama has it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::reply::{Reply, Shape};
+use super::request::{Common, check_model, refuse};
+use crate::app::App;
+use crate::chat::encode;
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::{body, messages};
+
+pub async fn chat(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    let begun = Instant::now();
+    let body = body::read(request).await?;
+    let mut fields = Fields::of(&body)?;
+    let common = Common::read(&app, &mut fields);
+    refuse(&mut fields, "tools", "must be empty: tools are not supported yet");
+    let messages = read_messages(&mut fields);
+    fields.finish()?;
+    let model = check_model(&app, &body)?;
+    let reply = Reply::new(&app, &body, model, Shape::Chat, begun);
+    let Some(messages) = messages else { return Ok(reply.loaded()) };
+    let prompt = encode(&app, messages, common.template.clone()).await?;
+    app.check_prompt("messages", &prompt)?;
+    reply.run(prompt, common).await
+}
+
+/// Nothing where there are none: then Ollama only loads the model.
+fn read_messages(fields: &mut Fields) -> Option<Value> {
+    match fields.value("messages") {
+        None => return None,
+        Some(list) if *list == json!([]) => return None,
+        Some(Value::Array(list)) => {
+            for (at, message) in list.iter().enumerate() {
+                if message.get("images").and_then(Value::as_array).is_some_and(|images| !images.is_empty()) {
+                    fields.fault(&format!("messages[{at}].images"), "must be empty: this model reads text only");
+                }
+            }
+        }
+        Some(_) => {}
+    }
+    Some(messages::read(fields))
+}

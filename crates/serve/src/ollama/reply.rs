@@ -1,0 +1,133 @@
+//! Answers as Ollama gives them: one object, or one a line as they come, the last with counts and durations in nanoseconds.
+//! It knows no request.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::response::Response;
+use ounce_engine::Request;
+use ounce_formats::template::strftime;
+use ounce_grammar::Grammar;
+use serde_json::{Value, json};
+
+use super::request::Common;
+use crate::answers::Answers;
+use crate::app::App;
+use crate::error::{ApiError, json_response};
+use crate::form;
+use crate::sse::{self, Events};
+
+#[derive(Clone, Copy)]
+pub enum Shape {
+    /// `message`.
+    Chat,
+    /// `response`.
+    Generate,
+}
+
+pub struct Reply {
+    app: Arc<App>,
+    model: Arc<str>,
+    /// What the request called it.
+    name: String,
+    shape: Shape,
+    begun: Instant,
+}
+
+impl Reply {
+    pub fn new(app: &Arc<App>, body: &Value, model: Arc<str>, shape: Shape, begun: Instant) -> Reply {
+        let name = body["model"].as_str().unwrap_or(&model).to_owned();
+        Reply { app: app.clone(), model, name, shape, begun }
+    }
+
+    /// To a request without a prompt.
+    pub fn loaded(&self) -> Response {
+        let mut out = self.piece("");
+        (out["done"], out["done_reason"]) = (true.into(), "load".into());
+        json_response(&out)
+    }
+
+    pub async fn run(self, prompt: Vec<u32>, asked: Common) -> Result<Response, ApiError> {
+        let (app, prompt_tokens, stop) = (&self.app, prompt.len(), asked.params.stop.clone());
+        let grammar = form::compile(app, asked.form).await?;
+        let constraint = grammar.as_ref().map(Grammar::constraint);
+        let request = Request { constraint, ..Request::new(prompt, asked.params) };
+        let ticket = app.submit(&self.model, vec![request])?;
+        let answers = Answers::new(ticket, &app.served.tokenizer, &stop);
+        match asked.stream {
+            true => Ok(sse::lines(move |events| self.stream(answers, prompt_tokens, events))),
+            false => self.whole(answers, prompt_tokens).await,
+        }
+    }
+
+    async fn whole(self, mut answers: Answers, prompt_tokens: usize) -> Result<Response, ApiError> {
+        let (mut text, mut reason, mut first) = (String::new(), "", None);
+        while let Some(part) = answers.next().await? {
+            first.get_or_insert_with(Instant::now);
+            text += &part.text;
+            reason = part.finish.unwrap_or(reason);
+        }
+        Ok(json_response(&self.last(&text, reason, prompt_tokens, answers.tokens, first)))
+    }
+
+    async fn stream(self, mut answers: Answers, prompt_tokens: usize, events: Events) {
+        let (mut reason, mut first) = ("", None);
+        loop {
+            let part = match answers.next().await {
+                Ok(Some(part)) => part,
+                Ok(None) => break,
+                Err(error) => return events.line(&json!({"error": error.message})).await,
+            };
+            first.get_or_insert_with(Instant::now);
+            reason = part.finish.unwrap_or(reason);
+            if !part.text.is_empty() {
+                events.line(&self.piece(&part.text)).await;
+            }
+        }
+        events.line(&self.last("", reason, prompt_tokens, answers.tokens, first)).await;
+    }
+
+    fn piece(&self, text: &str) -> Value {
+        let mut out = json!({"model": self.name, "created_at": timestamp(SystemTime::now()), "done": false});
+        match self.shape {
+            Shape::Chat => out["message"] = json!({"role": "assistant", "content": text}),
+            Shape::Generate => out["response"] = text.into(),
+        }
+        out
+    }
+
+    /// The end. The model is loaded already, and the time of the prompt includes that in the queue.
+    fn last(&self, text: &str, reason: &str, prompt: usize, tokens: usize, first: Option<Instant>) -> Value {
+        let (mut out, now) = (self.piece(text), Instant::now());
+        let first = first.unwrap_or(now);
+        (out["done"], out["done_reason"]) = (true.into(), reason.into());
+        out["total_duration"] = nanoseconds(now - self.begun).into();
+        out["load_duration"] = 0.into();
+        (out["prompt_eval_count"], out["eval_count"]) = (prompt.into(), tokens.into());
+        out["prompt_eval_duration"] = nanoseconds(first - self.begun).into();
+        out["eval_duration"] = nanoseconds(now - first).into();
+        out
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// RFC 3339, UTC.
+pub fn timestamp(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    format!("{}.{:09}Z", strftime("%FT%T", seconds), since.subsec_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_with_nanoseconds() {
+        let time = UNIX_EPOCH + Duration::new(1_709_210_096, 7_000);
+        assert_eq!(timestamp(time), "2024-02-29T12:34:56.000007000Z");
+    }
+}
