@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::page;
 
 /// Paths by which answers are counted; others share one name, so that nobody can make the list grow.
 const COUNTED: [&str; 10] = [
@@ -61,8 +62,12 @@ fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
     if matches!(request.uri().path(), LOAD_ADAPTER | UNLOAD_ADAPTER) {
         return admit_admin(app, request.headers());
     }
-    // Whoever watches whether the server lives needs no key.
-    if request.uri().path() == "/health" || app.keys.allow(request.headers()) { Ok(()) } else { Err(ApiError::key()) }
+    if is_open(request.uri().path()) || app.keys.allow(request.headers()) { Ok(()) } else { Err(ApiError::key()) }
+}
+
+/// Paths without a key: whoever watches whether the server lives has none, and the page asks for it.
+fn is_open(path: &str) -> bool {
+    path == "/health" || page::is_file(path)
 }
 
 /// Whether a request may change what the server serves.

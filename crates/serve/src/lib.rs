@@ -21,6 +21,7 @@ mod messages;
 mod metrics;
 mod models;
 mod ollama;
+mod page;
 mod router;
 mod sampling;
 mod server;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, json_response};
-use crate::{adapters, chat, completions, guard, ollama, tokens};
+use crate::{adapters, chat, completions, guard, ollama, page, tokens};
 
 /// Everything that `app` answers to.
 pub fn router(app: Arc<App>) -> Router {
@@ -33,6 +33,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/tags", get(ollama::tags))
         .route("/api/show", post(ollama::show))
         .route("/api/version", get(ollama::version))
+        .merge(page::routes())
         .fallback(|| async { ApiError::path() })
         .method_not_allowed_fallback(|| async { ApiError::method() })
         .layer(from_fn_with_state(app.clone(), guard::guard))
