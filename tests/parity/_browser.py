@@ -125,7 +125,7 @@ class Browser:
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
             if time.monotonic() > end:
-                raise TimeoutError(f"not within {seconds} s: {script}")
+                raise TimeoutError(f"not within {seconds} s: {script}; console: {self.console}")
             time.sleep(0.03)
         return value
 

@@ -101,7 +101,7 @@ def chat(browser, name):
     put(browser, "temperature", "0")
     put(browser, "say", "word " * 600)
     browser.press("Enter")
-    browser.until("document.querySelector('.fault')")
+    browser.until("document.querySelectorAll('.fault').length")
     fault = browser.run("document.querySelector('.fault').textContent")
     check("a refusal says why, and the message is kept", "512" in fault and browser.run("document.getElementById('say').value.length") > 2000, fault)
     put(browser, "say", " ")
@@ -131,22 +131,33 @@ def looks(browser):
     browser.size(1280, 860)
 
 
+def energy(browser):
+    tile = "[...document.querySelectorAll('.tile')].find((tile) => tile.textContent.startsWith('Power'))"
+    known = browser.run("fetch('/metrics').then((answer) => answer.text())").count("ounce:energy_joules_total ") > 0
+    check("power is shown where the server knows it only", browser.run(f"{tile}.hidden") != known, f"known: {known}")
+    # A machine without counters, as one that has them: 20 joules more each time.
+    browser.run("""(() => { const real = fetch; let joules = 0;
+        window.fetch = async (path, options) => { const answer = await real(path, options); if (path !== '/metrics') return answer;
+            return new Response((await answer.text()).replace(/^ounce:energy_joules_total .*$/m, '') +
+                `\nounce:energy_joules_total ${joules += 20}\n`); }; })()""")
+    browser.until(f"{tile}.textContent.match(/^Power[12]\\d\\.\\d W$/)", 10)
+    check("watts are joules a second", True, browser.run(f"{tile}.textContent"))
+
+
 def keyboard(browser):
+    browser.until("![...document.querySelectorAll('button')].some((button) => button.textContent === 'Copied')", 5)
     browser.run("document.getElementById('talk').focus()")
     browser.press("Tab")
     seen, plain = [], []
-    while (here := focused(browser)) not in seen[-1:] and len(seen) < 20:
-        seen.append(here)
+    while "key" not in seen and len(seen) < 20:
+        seen.append(here := focused(browser))
         style = browser.run("""(() => { const at = document.activeElement, own = getComputedStyle(at);
             return at.id === 'say' ? getComputedStyle(at.form).borderColor : own.outlineStyle + own.outlineWidth; })()""")
         if style in ("none0px", "auto0px"):
             plain.append(here)
-        if here == "key":
-            break
         browser.press("Tab")
     wanted = ["Copy", "Copy", "Copy", "Copy", "say", "system", "temperature", "tokens", "key"]
-    tidy = [at for at in seen if at != ""]
-    check("Tab goes through the controls in reading order", [at for i, at in enumerate(tidy)] == wanted, tidy)
+    check("Tab goes through the controls in reading order", seen == wanted, seen)
     check("and it is seen where it is", not plain, plain)
     nameless = browser.run("""[...document.querySelectorAll('button, input, select, textarea')]
         .filter((at) => !(at.labels?.length || at.textContent.trim())).map((at) => at.id)""")
@@ -163,6 +174,7 @@ def without_key():
         chat(browser, ready["model"])
         looks(browser)
         keyboard(browser)
+        energy(browser)
         strangers = [url for url in browser.requests if not url.startswith(origin + "/")]
         check("no request leaves the origin", not strangers and len(browser.requests) > 10, strangers or len(browser.requests))
         # What the browser itself says about the refused prompt.
@@ -176,7 +188,7 @@ def with_key():
         keys.write_text("secret\n")
         with server("--api-key-file", keys) as ready, Browser() as browser:
             browser.open(ready["url"].removesuffix("/v1") + "/")
-            browser.until("document.querySelector('.fault')")
+            browser.until("document.querySelectorAll('.fault').length")
             check("a key is asked for where it goes", focused(browser) == "key", browser.run("document.querySelector('.fault').textContent"))
             browser.type("secret")
             browser.press("Enter")

@@ -151,6 +151,7 @@ $("ask").addEventListener("submit", (event) => {
   const text = $("say").value.trim();
   if (!text || running || !settingsFit()) return;
   write("");
+  showSide(false);
   send(text);
 });
 
@@ -174,6 +175,11 @@ document.addEventListener("keydown", (event) => {
 $("stop").addEventListener("click", stop);
 $("fresh").addEventListener("click", freshChat);
 $("panel").addEventListener("click", () => showSide(!document.body.classList.contains("aside")));
+// Enter in a setting takes it over; there is nothing to submit.
+$("settings").addEventListener("submit", (event) => {
+  event.preventDefault();
+  $("key").blur();
+});
 $("key").addEventListener("change", () => {
   key.set($("key").value.trim());
   listModels();

@@ -15,6 +15,7 @@ use ounce_spec::model::GenerationConfig;
 use serde_json::Value;
 
 use crate::desk::{Desk, Ticket};
+use crate::energy::{self, Energy};
 use crate::error::ApiError;
 use crate::facts::Facts;
 use crate::fields::Fields;
@@ -58,6 +59,7 @@ pub struct App {
     pub admin_keys: Keys,
     pub local_names_only: bool,
     pub metrics: Arc<Metrics>,
+    pub energy: Energy,
     /// When it began to serve, seconds since 1970.
     pub created: u64,
     requests: AtomicU64,
@@ -85,6 +87,7 @@ impl App {
             admin_keys: Keys::new(&options.admin_keys),
             local_names_only: options.local_names_only,
             metrics,
+            energy: Energy::open(Path::new(energy::ZONES)),
             created: now(),
             requests: AtomicU64::new(0),
             grammars: OnceLock::new(),

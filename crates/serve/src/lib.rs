@@ -12,6 +12,7 @@ mod chat;
 mod choices;
 mod completions;
 mod desk;
+mod energy;
 mod error;
 mod facts;
 mod fields;
