@@ -56,7 +56,8 @@ impl Zone {
 
     fn look(&mut self) {
         let Some(now) = number(&self.counter) else { return };
-        let since = if now >= self.last_uj { now - self.last_uj } else { (self.range_uj + now).saturating_sub(self.last_uj) };
+        let since =
+            if now >= self.last_uj { now - self.last_uj } else { (self.range_uj + now).saturating_sub(self.last_uj) };
         (self.last_uj, self.used_uj) = (now, self.used_uj + since);
     }
 }
