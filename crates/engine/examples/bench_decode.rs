@@ -27,7 +27,7 @@ fn main() {
     let model = Model::load(&device, &checkpoint, context).unwrap_or_else(|e| panic!("{e}"));
     let vocab = model.config.vocab_size as u64;
     let int8 = !args.iter().any(|a| a == "--exact");
-    let mut engine = Engine::new(&device, model, Settings { slots: 1, context, prefill_chunk: 512, int8 });
+    let mut engine = Engine::new(&device, model, Settings { slots: 1, context, int8, ..Settings::default() });
 
     // Every prompt is another one, or the engine would remember it instead of computing it.
     let mut drawn = 0;

@@ -1,36 +1,48 @@
-//! [`Engine`]: continuous batching over a fixed number of cache slots. Running sequences decode one token a step; prompts are
-//! taken in chunks beside them. A slot remembers the tokens in its cache, so a prompt that begins like an earlier one
-//! (the next turn of a chat, a shared instruction) computes only what is new.
-
-use std::collections::VecDeque;
+//! [`Engine`]: continuous batching over one cache in blocks. Running sequences decode one token a step; prompts are taken in chunks
+//! beside them. A prompt that begins like an earlier one (the next turn of a chat, a shared instruction) computes only what is new.
 
 use ounce_model::adapters::{self, Adapter, Layers};
 use ounce_model::{Kv, Model};
-use ounce_tensor::{AdapterId, Device, Elem, ReadError};
+use ounce_tensor::kernels::CacheType;
+use ounce_tensor::{AdapterId, BLOCK, Device, ReadError};
 
 use crate::adapters::{Adapters, ranges};
-use crate::sampler::{Sampler, logprob, top_logprobs};
+use crate::sampler::{logprob, top_logprobs};
+use crate::scheduler::{Scheduler, Turn};
 use crate::sequence::{Finish, Output, Request, Scored, SeqId, Sequence};
-
-/// Rows of a prompt in one step where the logits of all are wanted: with 262,144 tokens to choose from, 64 rows are 64 MiB.
-const SCORED_ROWS: usize = 64;
 
 /// Sizes of an engine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// Sequences that run at once.
     pub slots: usize,
-    /// Positions of each.
+    /// Positions of each, at most.
     pub context: usize,
     /// Prompt tokens in one step.
     pub prefill_chunk: usize,
     /// Use int8 products on quantised weights: faster, and rounded (about 1e-2 relative on the logits).
     pub int8: bool,
+    /// What keys and values are kept as.
+    pub cache: CacheType,
+    /// Positions in the cache, at least those of one sequence; `None`: for as many full sequences as there are slots. With fewer,
+    /// sequences share what there is, and wait where it is too little.
+    pub cache_tokens: Option<usize>,
+    /// Whether prompts may find their beginnings in the cache.
+    pub prefix_cache: bool,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { slots: 1, context: 4096, prefill_chunk: 512, int8: true }
+        let (cache, cache_tokens, prefix_cache) = (CacheType::F32, None, true);
+        Settings { slots: 1, context: 4096, prefill_chunk: 512, int8: true, cache, cache_tokens, prefix_cache }
+    }
+}
+
+impl Settings {
+    /// Blocks of the cache.
+    pub fn blocks(&self) -> usize {
+        let one = self.context.div_ceil(BLOCK);
+        self.cache_tokens.map_or(self.slots * one, |tokens| tokens.div_ceil(BLOCK).max(one))
     }
 }
 
@@ -83,11 +95,7 @@ pub struct Engine {
     model: Model,
     kv: Kv,
     settings: Settings,
-    waiting: VecDeque<Sequence>,
-    running: Vec<Sequence>,
-    /// For each slot, the tokens whose keys and values it holds, and the adapter that made them.
-    memory: Vec<Vec<u32>>,
-    owners: Vec<Option<AdapterId>>,
+    scheduler: Scheduler,
     adapters: Adapters,
     next: u64,
 }
@@ -99,11 +107,9 @@ impl Engine {
         }
         let context = settings.context.min(model.context);
         let settings = Settings { context, slots: settings.slots.max(1), ..settings };
-        let kv = Kv::new(device, &model.config, Elem::F32, settings.slots, context);
-        let (memory, owners) = (vec![Vec::new(); settings.slots], vec![None; settings.slots]);
+        let kv = Kv::new(device, &model.config, settings.cache, settings.blocks());
         let (device, adapters) = (device.clone(), Adapters::default());
-        let (waiting, running) = (VecDeque::new(), Vec::new());
-        Engine { device, model, kv, settings, waiting, running, memory, owners, adapters, next: 0 }
+        Engine { device, model, kv, settings, scheduler: Scheduler::new(settings), adapters, next: 0 }
     }
 
     pub fn model(&self) -> &Model {
@@ -114,9 +120,14 @@ impl Engine {
         &self.settings
     }
 
-    /// Changes the model (adapters on or off). What the cache remembers is forgotten.
+    /// Bytes of the cache, all of it filled.
+    pub fn cache_bytes(&self) -> usize {
+        self.settings.blocks() * BLOCK * Kv::position_bytes(&self.model.config, self.settings.cache)
+    }
+
+    /// Changes the model (adapters on or off). What the cache holds is of no use to later requests.
     pub fn change_model<T>(&mut self, change: impl FnOnce(&mut Model) -> T) -> T {
-        self.memory.iter_mut().for_each(Vec::clear);
+        self.scheduler.forget();
         change(&mut self.model)
     }
 
@@ -139,8 +150,7 @@ impl Engine {
     }
 
     fn free_adapters(&mut self) {
-        let sequences = self.waiting.iter().chain(&self.running);
-        for id in self.adapters.gone(sequences.filter_map(|s| s.adapter)) {
+        for id in self.adapters.gone(self.scheduler.sequences().filter_map(|s| s.adapter)) {
             adapters::take_from_beside(&mut self.model, id);
         }
     }
@@ -153,89 +163,65 @@ impl Engine {
         }
         let id = SeqId(self.next);
         self.next += 1;
-        let sampler = Sampler::new(&request.params, &request.prompt);
-        let Request { prompt: tokens, params, adapter, constraint } = request;
-        let prompt_len = tokens.len();
-        let (slot, cached) = (0, 0);
-        let sequence = Sequence { id, tokens, prompt_len, params, sampler, adapter, constraint, slot, cached };
-        self.waiting.push_back(sequence);
+        self.scheduler.submit(Sequence::new(id, request));
         Ok(id)
     }
 
     /// Drops a request, wherever it stands.
     pub fn cancel(&mut self, id: SeqId) {
-        self.waiting.retain(|s| s.id != id);
-        if let Some(i) = self.running.iter().position(|s| s.id == id) {
-            self.retire(i);
-        }
+        self.scheduler.cancel(id);
         self.free_adapters();
     }
 
     /// Whether anything waits or runs.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
+        self.load() == (0, 0)
     }
 
-    /// Sequences that have a slot, and sequences that wait for one.
+    /// Sequences that run, and sequences that wait.
     pub fn load(&self) -> (usize, usize) {
-        (self.running.len(), self.waiting.len())
+        (self.scheduler.running.len(), self.scheduler.waiting())
     }
 
-    /// The share of the cache's positions that running sequences fill.
+    /// The share of the cache's blocks that sequences have.
     pub fn cache_usage(&self) -> f64 {
-        let filled: usize = self.running.iter().map(|s| s.cached).sum();
-        filled as f64 / (self.settings.slots * self.settings.context) as f64
+        let blocks = self.scheduler.blocks();
+        1.0 - blocks.available() as f64 / blocks.count() as f64
+    }
+
+    /// How often a sequence had to give its part of the cache back, and was computed anew later.
+    pub fn preemptions(&self) -> u64 {
+        self.scheduler.preemptions()
     }
 
     /// Schedules, runs the model once, accepts. After a failure everything stands where it stood before the step.
     pub fn step(&mut self) -> Result<Vec<Output>, ReadError> {
         let mut out = Vec::new();
-        self.admit(&mut out);
-        let parts = self.schedule();
-        if parts.is_empty() {
+        for copied in self.scheduler.admit(&mut out) {
+            self.kv.copy_block(&self.device, copied.to, copied.from);
+        }
+        let turns = self.scheduler.plan();
+        if turns.is_empty() {
             return Ok(out);
         }
-        let slices: Vec<(usize, &[u32])> = parts
-            .iter()
-            .map(|&(i, n)| (self.running[i].slot, &self.running[i].tokens[self.running[i].cached..][..n]))
-            .collect();
-        let mut rows = self.kv.begin(&slices);
-        rows.adapted = ranges(parts.iter().map(|&(i, n)| (n, self.running[i].adapter))).into();
-        // Logits are needed where a sequence's last token is in the batch, and for prompts that are to be scored.
-        let (mut asked, mut wanted) = (Vec::new(), Vec::new());
-        let mut row = 0;
-        for &(i, n) in &parts {
-            let sequence = &self.running[i];
-            let from = if sequence.is_scored() { 0 } else { n - 1 };
-            for r in from..n {
-                let next = sequence.cached + r + 1;
-                if next == sequence.tokens.len() || sequence.is_scored() {
-                    asked.push((i, next));
-                    wanted.push((row + r) as u32);
-                }
-            }
-            row += n;
-        }
-        let logits = self.model.infer(&self.device, &rows, &mut self.kv, &wanted, self.settings.int8);
-        let logits = logits.inspect_err(|_| {
-            for &(i, _) in &parts {
-                self.kv.truncate(self.running[i].slot, self.running[i].cached);
-            }
-        })?;
-        for &(i, n) in &parts {
-            let sequence = &mut self.running[i];
-            self.memory[sequence.slot].extend_from_slice(&sequence.tokens[sequence.cached..][..n]);
-            sequence.cached += n;
+        let parts: Vec<_> = turns.iter().map(|turn| self.scheduler.running[turn.i].part(turn.n)).collect();
+        let mut rows = self.kv.begin(&parts);
+        rows.adapted = ranges(turns.iter().map(|turn| (turn.n, self.scheduler.running[turn.i].adapter))).into();
+        let (asked, wanted) = self.questions(&turns);
+        let logits = self.model.infer(&self.device, &rows, &mut self.kv, &wanted, self.settings.int8)?;
+        for &Turn { i, n } in &turns {
+            self.scheduler.advance(i, n);
         }
         let v = logits.cols();
         let mut ended = Vec::new();
         for (k, &(i, next)) in asked.iter().enumerate() {
             let logits = &logits.f32()[k * v..(k + 1) * v];
-            let sequence = &mut self.running[i];
+            let sequence = &mut self.scheduler.running[i];
             if let Some(&token) = sequence.tokens.get(next) {
                 let top = top_logprobs(logits, sequence.params.prompt_logprobs.unwrap_or(0));
                 let token = Scored { token, logprob: logprob(logits, token), top };
                 out.push(Output::Prompt { id: sequence.id, token });
+                sequence.scored = next + 1;
                 continue;
             }
             let choice = match sequence.draw(logits) {
@@ -254,11 +240,32 @@ impl Engine {
         // From the last on: who ends leaves its place to the last.
         ended.sort_by_key(|(i, ..)| std::cmp::Reverse(*i));
         for (i, reason, token) in ended {
-            out.push(Output::Finished { id: self.running[i].id, reason, token });
-            self.retire(i);
+            out.push(Output::Finished { id: self.scheduler.running[i].id, reason, token });
+            self.scheduler.retire(i);
         }
         self.free_adapters();
         Ok(out)
+    }
+
+    /// Where logits are needed: at the last token of a sequence, and in prompts that are to be scored. Each as the sequence with the
+    /// place of the token that they are about, and as a row of the batch.
+    fn questions(&self, turns: &[Turn]) -> (Vec<(usize, usize)>, Vec<u32>) {
+        let (mut asked, mut wanted) = (Vec::new(), Vec::new());
+        let mut row = 0;
+        for &Turn { i, n } in turns {
+            let sequence = &self.scheduler.running[i];
+            let from = if sequence.is_scored() { 0 } else { n - 1 };
+            for r in from..n {
+                let next = sequence.cached + r + 1;
+                let scores = sequence.is_scored() && next >= sequence.scored && next < sequence.prompt_len;
+                if next == sequence.tokens.len() || scores {
+                    asked.push((i, next));
+                    wanted.push((row + r) as u32);
+                }
+            }
+            row += n;
+        }
+        (asked, wanted)
     }
 
     /// Runs one request to its end. `on_step` gets the token of each step, or nothing after a step that read a part of a long
@@ -288,58 +295,9 @@ impl Engine {
         }
     }
 
-    /// Gives waiting sequences free slots: the one that remembers the longest common beginning.
-    fn admit(&mut self, out: &mut Vec<Output>) {
-        while self.running.len() < self.settings.slots {
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
-            let busy = |slot: &usize| self.running.iter().any(|s| s.slot == *slot);
-            // At least one token must run to give logits; all of them where each is scored.
-            let limit = if sequence.params.prompt_logprobs.is_some() { 0 } else { sequence.tokens.len() - 1 };
-            // What another adapter made of the same tokens is something else.
-            let shared = |slot: usize| match self.owners[slot] == sequence.adapter {
-                true => common(&self.memory[slot], &sequence.tokens).min(limit),
-                false => 0,
-            };
-            let free: Vec<usize> = (0..self.settings.slots).filter(|s| !busy(s)).collect();
-            let Some(&slot) = free
-                .iter()
-                .max_by_key(|&&s| (shared(s), std::cmp::Reverse(self.memory[s].len()), std::cmp::Reverse(s)))
-            else {
-                return self.waiting.push_front(sequence);
-            };
-            let kept = shared(slot);
-            self.kv.truncate(slot, kept);
-            self.memory[slot].truncate(kept);
-            self.owners[slot] = sequence.adapter;
-            (sequence.slot, sequence.cached) = (slot, kept);
-            out.push(Output::Started { id: sequence.id, cached: kept });
-            self.running.push(sequence);
-        }
-    }
-
-    /// Which running sequences take part in this step, and with how many tokens: all that decode, and prompts up to the chunk.
-    fn schedule(&self) -> Vec<(usize, usize)> {
-        let mut budget = self.settings.prefill_chunk.max(1);
-        let mut parts = Vec::new();
-        for (i, sequence) in self.running.iter().enumerate() {
-            let left = sequence.tokens.len() - sequence.cached;
-            let most = if sequence.is_scored() { SCORED_ROWS } else { usize::MAX };
-            let n = if left == 1 { 1 } else { left.min(budget).min(most) };
-            if left > 1 {
-                budget -= n;
-            }
-            if n > 0 {
-                parts.push((i, n));
-            }
-        }
-        // Rows of one adapter are multiplied together.
-        parts.sort_by_key(|&(i, _)| self.running[i].adapter);
-        parts
-    }
-
     /// Takes a sampled token into sequence `i`, or says why it ends and with which token.
     fn accept(&mut self, i: usize, scored: Scored, out: &mut Vec<Output>) -> Option<(Finish, Option<Scored>)> {
-        let (sequence, token) = (&mut self.running[i], scored.token);
+        let (sequence, token) = (&mut self.scheduler.running[i], scored.token);
         let heeds_eos = !sequence.params.ignore_eos || sequence.constraint.is_some();
         let ends = heeds_eos && self.model.config.eos_token_id.contains(&token);
         if ends || sequence.params.stop_tokens.contains(&token) {
@@ -358,13 +316,4 @@ impl Engine {
         let full = sequence.tokens.len() >= self.settings.context;
         (full || answered >= sequence.params.max_tokens).then_some((Finish::Length, None))
     }
-
-    fn retire(&mut self, i: usize) {
-        self.running.swap_remove(i);
-    }
-}
-
-/// Length of the common beginning.
-fn common(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(x, y)| x == y).count()
 }

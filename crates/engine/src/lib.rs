@@ -6,9 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod adapters;
+mod blocks;
 mod constraint;
 mod engine;
+mod prefix;
 pub mod sampler;
+mod scheduler;
 mod sequence;
 mod text;
 

@@ -1,8 +1,10 @@
 //! A request, the sequence it becomes, and what comes out of it.
 
+use ounce_model::Part;
 use ounce_tensor::AdapterId;
 
 use crate::constraint::{Constraint, first};
+use crate::prefix::Parent;
 use crate::sampler::{Choice, Sampler, SamplingParams};
 
 /// The number of a sequence, unique in one engine.
@@ -17,12 +19,15 @@ pub struct Request {
     pub adapter: Option<AdapterId>,
     /// What the answer must be. Where it may end, one of the model's end tokens ends it, `ignore_eos` or not.
     pub constraint: Option<Box<dyn Constraint>>,
+    /// Requests find in the cache only what requests with the same salt left there. Whoever must not learn from the time of an
+    /// answer what others have asked gets a salt of their own.
+    pub salt: u64,
 }
 
 impl Request {
     /// An answer of any form, from the base.
     pub fn new(prompt: Vec<u32>, params: SamplingParams) -> Request {
-        Request { prompt, params, adapter: None, constraint: None }
+        Request { prompt, params, adapter: None, constraint: None, salt: 0 }
     }
 }
 
@@ -40,7 +45,7 @@ pub enum Finish {
 /// What a step gives back.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
-    /// The sequence got its slot. The first `cached` tokens of its prompt were in it and are not computed again.
+    /// The sequence runs. The first `cached` tokens of its prompt were in the cache and are not computed.
     Started { id: SeqId, cached: usize },
     /// One token of a prompt whose log probabilities were asked for, from its second on, in order.
     Prompt { id: SeqId, token: Scored },
@@ -68,13 +73,42 @@ pub(crate) struct Sequence {
     pub sampler: Sampler,
     pub adapter: Option<AdapterId>,
     pub constraint: Option<Box<dyn Constraint>>,
-    /// Row of the KV cache, once it runs.
-    pub slot: usize,
-    /// Tokens whose keys and values are in the cache.
+    pub salt: u64,
+    /// Whether it has ever run.
+    pub started: bool,
+    /// Blocks of the cache, in order; none while it waits.
+    pub blocks: Vec<u32>,
+    /// Tokens whose keys and values are in them.
     pub cached: usize,
+    /// How many of the blocks others can find, and what stands before the next.
+    pub published: usize,
+    pub parent: Parent,
+    /// Tokens of the prompt whose log probabilities have been given, the first counted as given.
+    pub scored: usize,
 }
 
 impl Sequence {
+    pub fn new(id: SeqId, request: Request) -> Sequence {
+        let Request { prompt, params, adapter, constraint, salt } = request;
+        let sampler = Sampler::new(&params, &prompt);
+        Sequence {
+            id,
+            prompt_len: prompt.len(),
+            tokens: prompt,
+            params,
+            sampler,
+            adapter,
+            constraint,
+            salt,
+            started: false,
+            blocks: Vec::new(),
+            cached: 0,
+            published: 0,
+            parent: Parent::Root { epoch: 0, salt, adapter },
+            scored: 1,
+        }
+    }
+
     /// Draws the next token from `logits` `[v]`, or says why there is none: the constraint is met and the model has no token to
     /// say so, or it cannot be met.
     pub fn draw(&mut self, logits: &[f32]) -> Result<Choice, Finish> {
@@ -89,8 +123,18 @@ impl Sequence {
         }
     }
 
-    /// Whether the tokens of its prompt that run now are to be scored.
+    /// Whether tokens of its prompt are still to be scored.
+    pub fn wants_scores(&self) -> bool {
+        self.params.prompt_logprobs.is_some() && self.scored < self.prompt_len
+    }
+
+    /// Whether the tokens that run now are.
     pub fn is_scored(&self) -> bool {
-        self.params.prompt_logprobs.is_some() && self.cached < self.prompt_len
+        self.wants_scores() && self.cached < self.prompt_len
+    }
+
+    /// Its next `n` tokens, as the cache takes them.
+    pub fn part(&self, n: usize) -> Part<'_> {
+        Part { tokens: &self.tokens[self.cached..][..n], past: self.cached, blocks: &self.blocks }
     }
 }

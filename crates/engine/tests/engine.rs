@@ -28,7 +28,7 @@ fn request(prompt: &[u32], max_tokens: usize) -> Request {
 }
 
 fn exact(slots: usize, prefill_chunk: usize) -> Settings {
-    Settings { slots, context: 64, prefill_chunk, int8: false }
+    Settings { slots, context: 64, prefill_chunk, int8: false, ..Settings::default() }
 }
 
 fn prompts() -> Vec<Vec<u32>> {

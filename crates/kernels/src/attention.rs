@@ -2,13 +2,18 @@
 //! grouped queries, causal or bidirectional, sliding window.
 
 mod backward;
-mod decode;
+mod cache;
+mod cached;
 mod forward;
 mod mask;
 mod pack;
 mod product;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_cached;
+
+pub use cache::{CacheType, Cached};
 
 use crate::lanes::{Elem, one_type};
 use crate::{Cpu, In, Out};
@@ -93,9 +98,15 @@ impl Cpu {
         one_type!(q, E => {
             let (out, q) = (E::output(out, "attention"), E::input(q, "attention"));
             let (k, v) = (E::input(k, "attention"), E::input(v, "attention"));
-            decode::forward(self, out, lse, q, k, v, spans, shape);
-            forward::forward(self, out, lse, q, k, v, spans, shape, |span| !decode::takes(span, shape))
+            forward::forward(self, out, lse, q, k, v, spans, shape)
         })
+    }
+
+    /// `out[rows, h*d]` from `q[rows, h*d]` and a cache that holds the keys and values of all positions, those of `q`
+    /// included. The bits of a row depend on its own sequence and position only.
+    pub fn attention_cached(&self, out: &mut [f32], q: &[f32], cache: &Cached, spans: &[Span], shape: &AttnShape) {
+        assert_eq!(out.len(), q.len(), "attention_cached: elements of out");
+        cache::one_kind!(cache.kind, K => cached::forward::<K>(self, out, q, cache, spans, shape))
     }
 
     /// Bytes of scratch memory that attention over `rows` rows and its gradients keep, at most, over all threads.

@@ -59,9 +59,8 @@ pub(crate) fn attend(
         None => g.attention(q, k, v, &rows.spans, shape),
         Some((kv, layer)) => {
             kv.append(g.device(), layer, g.value(k), g.value(v));
-            let (all_k, all_v) = kv.layer(layer);
-            let (all_k, all_v) = (g.input(all_k, false), g.input(all_v, false));
-            g.attention(q, all_k, all_v, &rows.spans, shape)
+            let (cache, table) = kv.layer(layer);
+            g.attention_cached(q, cache, table, &rows.spans, shape)
         }
     }
 }

@@ -1,80 +1,77 @@
-//! [`Kv`]: keys and values of the positions seen so far, for a fixed number of sequences. Memory is reserved for the whole
-//! context but touched only as it fills.
+//! [`Kv`]: keys and values of the positions seen so far, for every layer, in blocks that any sequence may have. Memory is reserved
+//! whole but touched only as it fills. Which sequence has which block is the caller's affair.
 
 use std::sync::Arc;
 
 use ounce_spec::ModelConfig;
-use ounce_tensor::kernels::Span;
-use ounce_tensor::{Cost, Device, Elem, Purpose, Rows, Tensor};
+use ounce_tensor::kernels::{CacheType, Span};
+use ounce_tensor::{BLOCK, Cache, Device, Rows, Table, Tensor};
 
 pub struct Kv {
-    /// For each layer, `[slots · capacity, kv_heads · d]`.
-    layers: Vec<(Tensor, Tensor)>,
-    /// Positions filled, for each slot.
-    lengths: Vec<usize>,
-    capacity: usize,
-    /// Where the rows of the batch in progress go: (first row of the cache, first row of the batch, rows).
-    writes: Vec<(usize, usize, usize)>,
+    layers: Vec<Arc<Cache>>,
+    /// The blocks of the batch in progress, and the position of the memory that each of its rows goes to.
+    table: Table,
+    writes: Vec<u32>,
+}
+
+/// What one sequence has in a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    pub tokens: &'a [u32],
+    /// Positions before them.
+    pub past: usize,
+    /// The sequence's blocks, in order: position `p` is in block `p / BLOCK`. Enough of them for all positions; the ones that are
+    /// written to nobody else's.
+    pub blocks: &'a [u32],
 }
 
 impl Kv {
-    /// Room for `slots` sequences of up to `capacity` positions.
-    pub fn new(device: &Device, config: &ModelConfig, elem: Elem, slots: usize, capacity: usize) -> Kv {
-        let width = config.num_key_value_heads * config.head_dim;
-        let empty = || Tensor::empty(device, elem, slots * capacity, width, Purpose::Cache);
-        let layers = (0..config.num_hidden_layers).map(|_| (empty(), empty())).collect();
-        Kv { layers, lengths: vec![0; slots], capacity, writes: Vec::new() }
+    /// Room for `blocks` times [`BLOCK`] positions.
+    pub fn new(device: &Device, config: &ModelConfig, kind: CacheType, blocks: usize) -> Kv {
+        let (heads, d) = (config.num_key_value_heads, config.head_dim);
+        let layer = |_| Arc::new(Cache::new(device, kind, blocks, heads, d));
+        Kv { layers: (0..config.num_hidden_layers).map(layer).collect(), table: Table::default(), writes: Vec::new() }
     }
 
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-    pub fn slots(&self) -> usize {
-        self.lengths.len()
-    }
-    /// Positions filled in `slot`.
-    pub fn len(&self, slot: usize) -> usize {
-        self.lengths[slot]
-    }
-    pub fn is_empty(&self, slot: usize) -> bool {
-        self.lengths[slot] == 0
+    /// Bytes of one position in all layers.
+    pub fn position_bytes(config: &ModelConfig, kind: CacheType) -> usize {
+        2 * config.num_hidden_layers * config.num_key_value_heads * kind.head_bytes(config.head_dim)
     }
 
-    /// Forgets the positions of `slot` from `len` on.
-    pub fn truncate(&mut self, slot: usize, len: usize) {
-        self.lengths[slot] = self.lengths[slot].min(len);
-    }
-
-    /// Starts a batch that continues the given slots by these tokens, and lays out its rows. Each slot occurs at most once.
-    /// Panics if a slot overflows: the caller checks the context before.
-    pub fn begin(&mut self, parts: &[(usize, &[u32])]) -> Rows {
-        let (mut ids, mut positions, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+    /// Starts a batch that continues sequences by these tokens, and lays out its rows. Panics where a sequence has too few blocks:
+    /// the caller takes them before.
+    pub fn begin(&mut self, parts: &[Part]) -> Rows {
+        let (mut ids, mut positions, mut spans, mut table) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         self.writes.clear();
-        for &(slot, tokens) in parts {
-            let (past, new) = (self.lengths[slot], tokens.len());
-            assert!(past + new <= self.capacity, "slot {slot}: {past} + {new} of {} positions", self.capacity);
-            let base = slot * self.capacity;
-            self.writes.push((base + past, ids.len(), new));
-            spans.push(Span { q_start: ids.len(), q_len: new, kv_start: base, kv_len: past + new });
-            ids.extend_from_slice(tokens);
+        for part in parts {
+            let (past, new) = (part.past, part.tokens.len());
+            let used = (past + new).div_ceil(BLOCK);
+            assert!(used <= part.blocks.len(), "{past} + {new} positions in {} blocks", part.blocks.len());
+            spans.push(Span { q_start: ids.len(), q_len: new, kv_start: table.len() * BLOCK, kv_len: past + new });
+            table.extend_from_slice(&part.blocks[..used]);
+            self.writes.extend((past..past + new).map(|p| part.blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32));
+            ids.extend_from_slice(part.tokens);
             positions.extend((past..past + new).map(|p| p as u32));
-            self.lengths[slot] += new;
         }
+        self.table = table.into();
         let (ids, positions, spans) = (ids.into(), positions.into(), Arc::from(spans));
         Rows { ids, positions, spans, first_row: 0, adapted: Arc::default(), loss: None }
     }
 
-    pub(crate) fn append(&mut self, device: &Device, layer: usize, k: &Tensor, v: &Tensor) {
-        let (all_k, all_v) = &mut self.layers[layer];
-        device.run(Cost::elementwise(2 * k.len(), 2 * k.elem().bytes()), |_| {
-            for &(to, from, rows) in &self.writes {
-                all_k.copy_rows(to, &k.view_rows(from, rows));
-                all_v.copy_rows(to, &v.view_rows(from, rows));
-            }
-        });
+    /// Copies what block `from` holds to block `to`.
+    pub fn copy_block(&mut self, device: &Device, to: u32, from: u32) {
+        self.layers.iter_mut().for_each(|cache| own(cache).copy_block(device, to, from));
     }
 
-    pub(crate) fn layer(&self, layer: usize) -> (Tensor, Tensor) {
-        self.layers[layer].clone()
+    pub(crate) fn append(&mut self, device: &Device, layer: usize, k: &Tensor, v: &Tensor) {
+        own(&mut self.layers[layer]).write(device, k, v, &self.writes);
     }
+
+    pub(crate) fn layer(&self, layer: usize) -> (&Arc<Cache>, &Table) {
+        (&self.layers[layer], &self.table)
+    }
+}
+
+fn own(cache: &mut Arc<Cache>) -> &mut Cache {
+    Arc::get_mut(cache).expect("ops let a cache go when they are done")
 }

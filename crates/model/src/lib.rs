@@ -19,7 +19,7 @@ mod stream;
 pub use attention::Attention;
 pub use error::LoadError;
 pub use families::Family;
-pub use kv::Kv;
+pub use kv::{Kv, Part};
 pub use linear::{Beside, Linear};
 pub use mlp::GatedMlp;
 pub use model::{Model, Training};

@@ -102,7 +102,7 @@ impl Model {
     /// A pass without a cache over whole sequences: hidden states after the embedding and each block, and the logits of all
     /// rows; all f32 values in type `elem`. For evaluation and tests.
     pub fn trace(&self, device: &Device, rows: &Rows, elem: Elem) -> (Vec<Tensor>, Tensor) {
-        let mut g = Graph::new(device, &self.params, &[], Mode::Infer { int8: false }, None, 0);
+        let mut g = Graph::new(device, &self.params, &[], Mode::Forward, None, 0);
         let mut x = self.family.embed(&mut g, rows, elem);
         let mut hidden = vec![g.value(x).clone()];
         for block in 0..self.family.blocks() {

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use ounce_formats::tokenizer::{GgufVocab, Tokenizer};
-use ounce_model::{Kv, Model};
-use ounce_tensor::kernels::Cpu;
-use ounce_tensor::{Device, Elem};
+use ounce_model::{Kv, Model, Part};
+use ounce_tensor::kernels::{CacheType, Cpu};
+use ounce_tensor::{BLOCK, Device};
 use safetensors::SafeTensors;
 
 const TEXTS: usize = 20;
@@ -75,10 +75,11 @@ fn check(model_path: &str, name: &str) {
                 wrong.push(format!("text {i}: tokens {got:?}, transformers {ids:?}"));
             }
         }
-        let mut kv = Kv::new(&device, &model.config, Elem::F32, 1, ids.len() + NEW);
+        let blocks: Vec<u32> = (0..(ids.len() + NEW).div_ceil(BLOCK) as u32).collect();
+        let mut kv = Kv::new(&device, &model.config, CacheType::F32, blocks.len());
         let (rows, want) = reference.floats(&format!("logits.{i}"));
         let wanted: Vec<u32> = (ids.len() - rows..ids.len()).map(|t| t as u32).collect();
-        let batch = kv.begin(&[(0, &ids)]);
+        let batch = kv.begin(&[Part { tokens: &ids, past: 0, blocks: &blocks }]);
         let logits = model.infer(&device, &batch, &mut kv, &wanted, false).unwrap();
         let scale = want.iter().fold(0.0f64, |m, &v| m.max(v.abs() as f64));
         let far =
@@ -97,7 +98,7 @@ fn check(model_path: &str, name: &str) {
                 wrong.push(format!("text {i}: token {n} is {next}, transformers {want} (margin {:.1e})", margins[n]));
                 break;
             }
-            let batch = kv.begin(&[(0, &[next])]);
+            let batch = kv.begin(&[Part { tokens: &[next], past: ids.len() + n, blocks: &blocks }]);
             next = argmax(model.infer(&device, &batch, &mut kv, &[0], false).unwrap().f32());
         }
     }

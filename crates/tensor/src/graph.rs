@@ -18,8 +18,10 @@ pub enum Mode {
     Record,
     /// The same, but leave out what is large and can be made again from the rest.
     RecordLean,
-    /// Keep nothing. With `int8`, products round the activations: to int8 blocks with quantised weights, and to bf16 with bf16
-    /// weights that have been [laid out](Params::interleave).
+    /// Keep nothing: the values of [`Mode::Record`], bit for bit.
+    Forward,
+    /// Keep nothing, and give each row the same bits whatever rows are beside it. With `int8`, products round the activations: to
+    /// int8 blocks with quantised weights, and to bf16 with bf16 weights that have been [laid out](Params::interleave).
     Infer { int8: bool },
 }
 

@@ -7,6 +7,7 @@
 //! What this crate must not know: models, files, optimizers, the command line.
 #![forbid(unsafe_code)]
 
+mod cache;
 mod device;
 mod graph;
 mod interleaved;
@@ -25,6 +26,7 @@ mod weight;
 #[cfg(test)]
 mod conformance;
 
+pub use cache::{BLOCK, Cache, Table};
 pub use device::{Cost, Counter, Device, Kernel, Rehearsal};
 pub use graph::{Graph, Mode, Random, Var};
 pub use interleaved::Interleaved;

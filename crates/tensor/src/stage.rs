@@ -71,7 +71,7 @@ impl Stage<'_> {
             let policy = self.policy(segment);
             let again = self.runs_again(segment, policy);
             let mode = match policy {
-                _ if again => Mode::Infer { int8: false },
+                _ if again => Mode::Forward,
                 Policy::Recompute => Mode::RecordLean,
                 _ => Mode::Record,
             };

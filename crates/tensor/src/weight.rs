@@ -91,7 +91,7 @@ impl Weight {
     }
 
     /// `out[at.., n] = x[m, k] · wᵀ` (`+ out` if `accumulate`), the `m` rows of `out` from `at` on. A row has the same bits
-    /// whatever rows it is with. For narrow weights.
+    /// whatever rows it is with.
     pub fn apply_by_rows(&self, device: &Device, out: &mut Tensor, at: usize, x: &Tensor, accumulate: bool) {
         let (n, k) = self.shape();
         let m = x.rows();
@@ -101,8 +101,8 @@ impl Weight {
         });
     }
 
-    /// `out[m, n] = x[m, k] · wᵀ` for a few rows of f32 and a quantised weight, by int8 products: fast, and inexact (about
-    /// 1e-2 relative).
+    /// `out[m, n] = x[m, k] · wᵀ` for rows of f32 and a quantised weight, by int8 products: fast, and inexact (about 1e-2
+    /// relative). A row has the same bits whatever rows it is with.
     pub fn apply_int8(&self, device: &Device, out: &mut Tensor, x: &Tensor) {
         let (n, k) = self.shape();
         let m = x.rows();

@@ -26,11 +26,10 @@ pub(super) fn forward<E: Elem>(
     v: &[E],
     spans: &[Span],
     shape: &AttnShape,
-    takes: impl Fn(&Span) -> bool + Sync,
 ) {
     let hk = shape.kv_heads;
     let queries = QUERIES * tiles_per_unit(shape);
-    let count = |span: &Span| if takes(span) { span.q_len.div_ceil(queries) * hk } else { 0 };
+    let count = |span: &Span| span.q_len.div_ceil(queries) * hk;
     let (out, lse) = (Split::new(out), Split::new(lse));
     cpu.pool.run(spans.iter().map(count).sum(), |chunk, _| {
         let Unit { span, index } = units(spans, count, chunk);

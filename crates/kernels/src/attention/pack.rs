@@ -20,14 +20,6 @@ impl<'a, E: Elem> Rows<'a, E> {
         &self.x[at..at + self.d]
     }
 
-    /// Asks for row `i`, if there is one, to be brought into the cache.
-    #[inline(always)]
-    pub fn prefetch(&self, i: usize) {
-        if i < self.rows {
-            prefetch(self.row(i));
-        }
-    }
-
     /// Calls `f(j, vector)` for the vectors of row `i`.
     #[inline(always)]
     pub fn each_vector<S: Simd>(&self, s: S, i: usize, mut f: impl FnMut(usize, S::V)) {
@@ -44,26 +36,6 @@ impl<'a, E: Elem> Rows<'a, E> {
         if !tail.is_empty() {
             f(whole.len(), E::load_part(s, tail));
         }
-    }
-
-    /// Vectors `from..from + N` of row `i`, which exists.
-    #[inline(always)]
-    pub fn vectors<S: Simd, const N: usize>(&self, s: S, i: usize, from: usize) -> [S::V; N] {
-        let mut out = [s.splat(0.0); N];
-        let (whole, _) = self.row(i).as_chunks::<L>();
-        match whole.get(from..from + N) {
-            Some(whole) => {
-                for n in 0..N {
-                    out[n] = E::load(s, &whole[n]);
-                }
-            }
-            None => {
-                for n in 0..N {
-                    out[n] = self.load(s, i, from + n);
-                }
-            }
-        }
-        out
     }
 
     /// Vector `j` of row `i`.
@@ -127,7 +99,7 @@ pub(super) fn down<P: Product, E: Elem>(p: P, out: &mut [f32], x: Rows<E>, count
 
 /// Asks for a slice to be brought into the cache.
 #[inline(always)]
-fn prefetch<E>(x: &[E]) {
+pub(super) fn prefetch<E>(x: &[E]) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..size_of_val(x)).step_by(64) {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -1,5 +1,6 @@
 //! Products of a few rows with many: decoding (few rows of activations, the weights are read once as they are stored)
-//! and the narrow side of LoRA (few rows of weights, the activations are read once). Nothing is packed.
+//! and the narrow side of LoRA (few rows of weights, the activations are read once). Nothing is packed. Prompts go the way of
+//! decoding, too, where a row's bits must not depend on how many there are.
 //!
 //! Each result is one dot product in 16 interleaved sums, so its bits do not depend on the other rows.
 
@@ -23,6 +24,8 @@ pub(super) struct Places {
 
 /// Streamed rows that are computed together.
 const GROUP: usize = 8;
+/// Bytes of few rows that are multiplied with all streamed rows of a task before others are.
+const FEW_BYTES: usize = 384 << 10;
 /// Streamed bytes of one task, about.
 const TASK_BYTES: usize = 64 << 10;
 
@@ -55,28 +58,33 @@ pub(super) fn dots(
         Out::F16(out) => Base::F16(out.as_mut_ptr()),
     };
     let per_task = (TASK_BYTES / row_bytes).clamp(GROUP, s.div_ceil(32).max(GROUP)).next_multiple_of(GROUP);
+    let together = (FEW_BYTES / (4 * k)).max(8) / 8 * 8;
     pool.run(s.div_ceil(per_task), |task, _| {
         let end = s.min((task + 1) * per_task);
-        for s0 in (task * per_task..end).step_by(GROUP) {
-            let rows = GROUP.min(end - s0);
-            with_rows(isa, stream, s0, rows, k, |stream| {
-                for f0 in (0..f).step_by(8) {
-                    let fs = (f - f0).min(8);
-                    let mut sums = [0f32; GROUP * 8];
-                    let few = match few {
-                        Few::F32(few) => Few::F32(&few[f0 * k..][..fs * k]),
-                        Few::Bf16(few) => Few::Bf16(&few[f0 * k..][..fs * k]),
-                    };
-                    group(isa, &mut sums, few, fs, stream, rows, k);
-                    for i in 0..fs {
-                        for j in 0..rows {
-                            let at = (f0 + i) * places.few_ld + (s0 + j) * places.stream_ld;
-                            // SAFETY: every (f, s) has a place of its own inside `out`; tasks have separate `s`.
-                            unsafe { base.put(at, sums[i * GROUP + j], accumulate) };
+        // Of many few rows, as many at a time as stay in the second-level cache.
+        for f_start in (0..f).step_by(together) {
+            let f_end = f.min(f_start + together);
+            for s0 in (task * per_task..end).step_by(GROUP) {
+                let rows = GROUP.min(end - s0);
+                with_rows(isa, stream, s0, rows, k, |stream| {
+                    for f0 in (f_start..f_end).step_by(8) {
+                        let fs = (f_end - f0).min(8);
+                        let mut sums = [0f32; GROUP * 8];
+                        let few = match few {
+                            Few::F32(few) => Few::F32(&few[f0 * k..][..fs * k]),
+                            Few::Bf16(few) => Few::Bf16(&few[f0 * k..][..fs * k]),
+                        };
+                        group(isa, &mut sums, few, fs, stream, rows, k);
+                        for i in 0..fs {
+                            for j in 0..rows {
+                                let at = (f0 + i) * places.few_ld + (s0 + j) * places.stream_ld;
+                                // SAFETY: every (f, s) has a place of its own inside `out`; tasks have separate `s`.
+                                unsafe { base.put(at, sums[i * GROUP + j], accumulate) };
+                            }
                         }
                     }
-                }
-            });
+                });
+            }
         }
     });
 }

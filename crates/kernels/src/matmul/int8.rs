@@ -52,39 +52,31 @@ pub(super) fn nt(
     assert!(out.len() == m * n && x.len() == m * k && blocks.len() == n * w_row);
     let rows_per_task = (TASK_BYTES / w_row).clamp(1, n.div_ceil(16)).next_multiple_of(4);
     let out = Apart(out.as_mut_ptr());
-    for m0 in (0..m).step_by(TOGETHER) {
-        let here = TOGETHER.min(m - m0);
-        scratch::with(Slot::Shared, here * row_bytes(padded), |buffer| {
-            let mut rows = [Row {
-                q: std::ptr::null(),
-                scales: std::ptr::null(),
-                sums32: std::ptr::null(),
-                sums16: std::ptr::null(),
-            }; TOGETHER];
-            for (i, row) in rows.iter_mut().enumerate().take(here) {
-                let x = &x[(m0 + i) * k..][..k];
-                // SAFETY: the buffer holds `here` rows of arrays; all their types allow any bits.
-                *row = unsafe { quantize_row(isa, buffer.add(i * row_bytes(padded)), x, padded) };
-            }
-            let rows = &rows[..here];
-            pool.run(n.div_ceil(rows_per_task), |task, _| {
-                let per_row = k / format.block_len();
-                let end = n.min((task + 1) * rows_per_task);
+    scratch::with(Slot::Shared, m * row_bytes(padded), |buffer| {
+        // SAFETY: the buffer holds `m` rows of arrays; all their types allow any bits.
+        let rows: Vec<Row> = (x.chunks_exact(k).enumerate())
+            .map(|(i, x)| unsafe { quantize_row(isa, buffer.add(i * row_bytes(padded)), x, padded) })
+            .collect();
+        let rows = &rows;
+        pool.run(n.div_ceil(rows_per_task), |task, _| {
+            let per_row = k / format.block_len();
+            let end = n.min((task + 1) * rows_per_task);
+            for (m0, rows) in rows.chunks(TOGETHER).enumerate().map(|(i, rows)| (i * TOGETHER, rows)) {
                 for j0 in (task * rows_per_task..end).step_by(GROUP) {
                     let count = GROUP.min(end - j0);
                     let blocks = &blocks[j0 * w_row..][..count * w_row];
                     let mut dots = [[0f32; TOGETHER]; GROUP];
                     rows_dots(isa, &mut dots, format, blocks, per_row, rows);
                     for (j, dots) in dots.iter().enumerate().take(count) {
-                        for (i, dot) in dots.iter().enumerate().take(here) {
+                        for (i, dot) in dots.iter().enumerate().take(rows.len()) {
                             // SAFETY: element (m0 + i, j0 + j) is inside `out`; each task writes its own columns.
                             unsafe { *out.get().add((m0 + i) * n + j0 + j) = *dot };
                         }
                     }
                 }
-            });
+            }
         });
-    }
+    });
 }
 
 #[derive(Clone, Copy)]

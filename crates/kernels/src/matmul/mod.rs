@@ -65,8 +65,8 @@ impl Cpu {
         self.gemm(out, a, b, matches!(x, In::Bf16(_)), accumulate);
     }
 
-    /// `matmul_nt` as dot products of f32, however many rows there are: a row's bits do not depend on the rows beside it. For
-    /// the narrow products of an adapter, as nothing is packed.
+    /// `matmul_nt` as dot products of f32, however many rows there are: a row's bits do not depend on the rows beside it. Nothing
+    /// is packed; of many rows it is somewhat slower.
     pub fn matmul_nt_by_rows(&self, out: Out, x: In, w: Mat, accumulate: bool, m: usize, n: usize, k: usize) {
         if m * n * k == 0 {
             return self.matmul_nt(out, x, w, accumulate, m, n, k);
@@ -124,8 +124,8 @@ impl Cpu {
         });
     }
 
-    /// Like `matmul_nt` for few rows (`m` up to about 8) and a quantised `w`: `x` is rounded to blocks of int8, and the
-    /// weights are read once as they are stored. Not exact (about 1e-2 relative): for decoding only.
+    /// Like `matmul_nt` for a quantised `w`: `x` is rounded to blocks of int8, and the weights are read as they are stored. Not exact
+    /// (about 1e-2 relative): for inference only. The bits of a row do not depend on the others.
     pub fn matmul_nt_int8(&self, out: &mut [f32], x: &[f32], w: Mat, m: usize, n: usize, k: usize) {
         check("out", out.len(), m * n);
         check("x", x.len(), m * k);
@@ -135,7 +135,7 @@ impl Cpu {
                 int8::nt(&self.pool, self.isa, out, x, format, blocks, m, n, k);
             }
             // Weights that are not quantised are multiplied as they are.
-            _ => self.matmul_nt(Out::F32(out), In::F32(x), w, false, m, n, k),
+            _ => self.matmul_nt_by_rows(Out::F32(out), In::F32(x), w, false, m, n, k),
         }
     }
 

@@ -28,20 +28,17 @@ impl Graph<'_> {
     }
 }
 
-impl Attention {
-    /// Pairs of query and key that are looked at, over all heads.
-    fn pairs(&self) -> f64 {
-        let window = self.shape.window.unwrap_or(usize::MAX);
-        let pairs: f64 = self
-            .spans
-            .iter()
-            .map(|s| match self.shape.causal {
-                true => (0..s.q_len).map(|i| (s.kv_len - s.q_len + i + 1).min(window) as f64).sum::<f64>(),
-                false => (s.q_len * s.kv_len) as f64,
-            })
-            .sum();
-        pairs * self.shape.heads as f64
-    }
+/// Pairs of query and key that are looked at, over all heads.
+pub(super) fn pairs(spans: &[Span], shape: &AttnShape) -> f64 {
+    let window = shape.window.unwrap_or(usize::MAX);
+    let pairs: f64 = spans
+        .iter()
+        .map(|s| match shape.causal {
+            true => (0..s.q_len).map(|i| (s.kv_len - s.q_len + i + 1).min(window) as f64).sum::<f64>(),
+            false => (s.q_len * s.kv_len) as f64,
+        })
+        .sum();
+    pairs * shape.heads as f64
 }
 
 impl Rule for Attention {
@@ -54,7 +51,7 @@ impl Rule for Attention {
         let mut lse = cx.empty(Elem::F32, q.rows(), self.shape.heads);
         let cost = Cost {
             kernel: Kernel::Attention,
-            flops: 4.0 * self.pairs() * self.shape.head_dim as f64,
+            flops: 4.0 * pairs(&self.spans, &self.shape) * self.shape.head_dim as f64,
             bytes: (2 * q.bytes_len() + k.bytes_len() + v.bytes_len()) as f64,
         };
         cx.device.run(cost, |cpu| {
@@ -77,7 +74,7 @@ impl Rule for Attention {
         let (mut dq, mut dk, mut dv) = (like(&q), like(&k), like(&v));
         let cost = Cost {
             kernel: Kernel::AttentionBwd,
-            flops: 10.0 * self.pairs() * self.shape.head_dim as f64,
+            flops: 10.0 * pairs(&self.spans, &self.shape) * self.shape.head_dim as f64,
             bytes: (4 * q.bytes_len() + 4 * k.bytes_len()) as f64,
         };
         walk.device.run(cost, |cpu| {

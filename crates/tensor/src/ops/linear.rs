@@ -8,9 +8,6 @@ use crate::params::ParamId;
 use crate::tape::{Backward, Question};
 use crate::{Elem, Interleaved, Tensor, interleaved};
 
-/// Up to this many rows are decoded with int8 products where the mode allows them.
-const INT8_ROWS: usize = 8;
-
 pub(crate) struct Linear {
     x: Var,
     parts: Vec<Part>,
@@ -58,9 +55,13 @@ impl Rule for Linear {
             None => {
                 for (y, &(weight, _)) in ys.iter_mut().zip(&self.parts) {
                     let weight = cx.params.weight(weight);
-                    match int8 && x.rows() <= INT8_ROWS && weight.dtype().is_quantized() {
-                        true => weight.apply_int8(cx.device, y, x),
-                        false => weight.apply(cx.device, y, x, false),
+                    // In inference a row's bits do not depend on the rows beside it.
+                    match cx.mode {
+                        Mode::Infer { .. } if int8 && weight.dtype().is_quantized() => {
+                            weight.apply_int8(cx.device, y, x)
+                        }
+                        Mode::Infer { .. } => weight.apply_by_rows(cx.device, y, 0, x, false),
+                        Mode::Record | Mode::RecordLean | Mode::Forward => weight.apply(cx.device, y, x, false),
                     }
                 }
             }

@@ -6,6 +6,7 @@
 pub mod act;
 pub mod add;
 pub mod attention;
+pub mod attention_cached;
 pub mod dropout;
 pub mod embedding;
 pub mod glu;
@@ -98,6 +99,7 @@ ops! {
     Act(act::ActOp),
     Add(add::Add),
     Attention(attention::Attention),
+    AttentionCached(attention_cached::AttentionCached),
     Dropout(dropout::Dropout),
     Embedding(embedding::Embedding),
     Glu(glu::Glu),
