@@ -15,6 +15,8 @@ pub use params::{MAX_LOGIT_BIAS, MAX_STOP_BYTES, MAX_STOPS, ParamError, Sampling
 pub use random::{philox2x64, uniform};
 pub use stop::{Emitted, StopMatcher};
 
+use ounce_tensor::kernels::scores;
+
 use crate::constraint;
 use filters::Candidate;
 
@@ -81,6 +83,10 @@ impl Sampler {
     }
 
     fn choose(&mut self, logits: &[f32], allowed: Option<&[u32]>) -> u32 {
+        let as_they_are = self.params.logit_bias.is_empty() && self.seen.is_empty() && allowed.is_none();
+        if self.params.temperature == 0.0 && as_they_are {
+            return argmax(logits).0;
+        }
         self.scores.clear();
         self.scores.extend_from_slice(logits);
         self.apply_bias_and_penalties();
@@ -157,13 +163,7 @@ fn keep_only(scores: &mut [f32], allowed: &[u32]) {
 
 /// The largest score and its lowest id; NaN is never the largest. `(0, -inf)` where nothing is.
 pub fn argmax(scores: &[f32]) -> (u32, f32) {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (id, &score) in scores.iter().enumerate() {
-        if score > best.1 {
-            best = (id as u32, score);
-        }
-    }
-    best
+    scores::argmax(scores).map_or((0, f32::NEG_INFINITY), |(id, max)| (id as u32, max))
 }
 
 /// log softmax of `logits` `[v]` at `token`.
@@ -200,7 +200,7 @@ impl LogSoftmax<'_> {
         let ln_sum = match max {
             f32::NEG_INFINITY => 0.0,
             f32::INFINITY => (logits.iter().filter(|&&l| l == max).count() as f64).ln(),
-            _ => filters::sum_exp(logits, max).ln(),
+            _ => scores::sum_exp(logits, max).ln(),
         };
         LogSoftmax { logits, max, ln_sum }
     }

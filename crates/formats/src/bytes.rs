@@ -130,6 +130,22 @@ impl Bytes {
         }
     }
 
+    /// Copies some of these bytes, from `at` on. Those of a mapped file are read from the file, and the map's pages around them
+    /// stay out of memory.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    pub fn copy_to(&self, at: usize, into: &mut [u8]) {
+        assert!(at + into.len() <= self.len(), "{} bytes from {at} on of {}", into.len(), self.len());
+        let read = match &self.owner {
+            Owner::Mapped(mapping) => mapping.read(self.range.start + at, into).is_ok(),
+            _ => false,
+        };
+        if !read {
+            into.copy_from_slice(&self[at..at + into.len()]);
+        }
+    }
+
     /// Gives memory back that a mapped file's pages take; reading them again reads the file.
     pub fn forget(&self) {
         match &self.owner {
@@ -247,6 +263,9 @@ mod tests {
         let bytes = Bytes::map(&dir.path().join("a")).unwrap();
         assert!(bytes.is_mapped());
         assert_eq!(&*bytes, b"hello");
+        let mut part = [0; 2];
+        bytes.slice(1..5).copy_to(2, &mut part);
+        assert_eq!(&part, b"lo");
         assert!(Bytes::map(&dir.path().join("empty")).unwrap().is_empty());
         assert!(Bytes::map(dir.path()).unwrap_err().to_string().contains("regular file"));
     }

@@ -7,6 +7,7 @@ use std::{fs::File, io, ops::Range, path::Path, sync::Arc};
 /// A file mapped for reading. Empty files map to no bytes.
 pub(crate) struct Mapping {
     map: Option<memmap2::Mmap>,
+    file: File,
     path: Arc<Path>,
 }
 
@@ -18,15 +19,15 @@ impl Mapping {
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        if metadata.len() == 0 {
-            return Ok(Mapping { map: None, path: path.into() });
-        }
         let file = File::open(path)?;
+        if metadata.len() == 0 {
+            return Ok(Mapping { map: None, file, path: path.into() });
+        }
         // SAFETY: the map is private and read-only, and nothing in this process writes to model files in place (every
         // writer makes a new file and renames it over the old one). Another process that truncates the file while it
         // is mapped ends this one with SIGBUS, as it does for every program that maps its weights.
         let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(Mapping { map: Some(map), path: path.into() })
+        Ok(Mapping { map: Some(map), file, path: path.into() })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -35,6 +36,18 @@ impl Mapping {
 
     pub(crate) fn path(&self) -> &Arc<Path> {
         &self.path
+    }
+
+    /// Copies bytes from `at` on without making pages of the map resident.
+    pub(crate) fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
+        #[cfg(unix)]
+        return std::os::unix::fs::FileExt::read_exact_at(&self.file, into, at as u64);
+        #[cfg(not(unix))]
+        {
+            let _ = &self.file;
+            into.copy_from_slice(&self.bytes()[at..at + into.len()]);
+            Ok(())
+        }
     }
 
     /// Lets go of the pages that lie wholly in `range`. The file has them still.

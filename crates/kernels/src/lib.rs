@@ -24,6 +24,7 @@ pub mod quant;
 mod random;
 pub mod roofline;
 mod rope;
+pub mod scores;
 mod scratch;
 mod update;
 mod view;

@@ -8,7 +8,7 @@ const BLOCK: usize = 2048;
 
 /// The largest of `x` and `floor`.
 #[inline(always)]
-fn largest<S: Simd>(s: S, x: &[f32], floor: f32) -> f32 {
+pub(crate) fn largest<S: Simd>(s: S, x: &[f32], floor: f32) -> f32 {
     // Four maxima in registers, so that they do not wait for each other.
     let (fours, rest) = x.as_chunks::<{ 4 * L }>();
     let (blocks, tail) = rest.as_chunks::<L>();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use ounce_formats::{Bytes, Checkpoint, TensorData};
 use ounce_spec::DType;
@@ -121,26 +122,67 @@ pub(crate) fn alignment(dtype: DType) -> usize {
 }
 
 /// A checkpoint's bytes as weights see them.
-struct FileBytes(Bytes);
+struct FileBytes {
+    bytes: Bytes,
+    /// Whether they have been let go: from then on, rows are read one by one and bring nothing of the rest back.
+    forgotten: AtomicBool,
+}
 
 impl Stored for FileBytes {
     fn hold(&self) -> HeldBytes<'_> {
-        HeldBytes::Here(&self.0)
+        HeldBytes::Here(&self.bytes)
     }
     fn hold_once(&self) -> HeldBytes<'_> {
-        HeldBytes::Made(Box::new(self.0.made_once()))
+        HeldBytes::Made(Box::new(self.bytes.made_once()))
     }
     fn forget(&self, range: Range<usize>) {
-        self.0.slice(range).forget();
+        self.bytes.slice(range).forget();
+        self.forgotten.store(true, Relaxed);
+    }
+    fn hold_rows(&self, _: &Device, ids: &[u32], row_bytes: usize) -> Option<(HeldBytes<'static>, Vec<u32>)> {
+        if !self.forgotten.load(Relaxed) || !self.bytes.is_mapped() {
+            return None;
+        }
+        let rows = Bytes::build(ids.len() * row_bytes, |rows| {
+            for (row, id) in rows.chunks_exact_mut(row_bytes).zip(ids) {
+                self.bytes.copy_to(*id as usize * row_bytes, row);
+            }
+        });
+        Some((HeldBytes::Made(Box::new(rows)), (0..ids.len() as u32).collect()))
     }
 }
 
 /// A view of the file's bytes as a weight. Misaligned data is copied.
 fn stored(data: &TensorData, rows: usize, cols: usize) -> Weight {
     let bytes = data.bytes.clone().aligned_to(alignment(data.dtype));
-    Weight::Stored { dtype: data.dtype, rows, cols, bytes: Arc::new(FileBytes(bytes)) }
+    Weight::Stored {
+        dtype: data.dtype,
+        rows,
+        cols,
+        bytes: Arc::new(FileBytes { bytes, forgotten: AtomicBool::new(false) }),
+    }
 }
 
 fn dense_f32(device: &Device, weight: &Weight) -> Tensor {
     weight.to_f32(device, Purpose::Weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_bytes_that_were_let_go_are_read_alone() {
+        let path = std::env::temp_dir().join(format!("ounce-rows-{}", std::process::id()));
+        std::fs::write(&path, b"..aabbccdd").expect("a file is written");
+        let bytes = Bytes::map(&path).expect("it is mapped").slice(2..10);
+        let file = FileBytes { bytes, forgotten: AtomicBool::new(false) };
+        let device = Device::dry();
+        assert!(file.hold_rows(&device, &[3, 1], 2).is_none());
+        file.forget(0..8);
+        let (rows, ids) = file.hold_rows(&device, &[3, 1, 3], 2).expect("rows alone");
+        assert_eq!((&*rows, ids), (&b"ddbbdd"[..], vec![0, 1, 2]));
+        assert_eq!(&*file.hold(), b"aabbccdd");
+        std::fs::remove_file(&path).expect("it is removed");
+    }
 }

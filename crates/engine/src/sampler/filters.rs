@@ -116,26 +116,6 @@ fn leading(candidates: &mut [Candidate], mass: f64) -> usize {
     }
 }
 
-/// `Σ exp(x - max)`; NaN and `-inf` add nothing. Eight lanes of f32 over short runs, then f64: the error stays at that
-/// of a single f32 term.
-pub fn sum_exp(logits: &[f32], max: f32) -> f64 {
-    let mut sum = 0.0;
-    for run in logits.chunks(512) {
-        let mut lanes = [0f32; 8];
-        let mut groups = run.chunks_exact(8);
-        for group in &mut groups {
-            for (lane, &x) in lanes.iter_mut().zip(group) {
-                *lane += exp(x - max);
-            }
-        }
-        for (lane, &x) in lanes.iter_mut().zip(groups.remainder()) {
-            *lane += exp(x - max);
-        }
-        sum += lanes.iter().map(|&l| f64::from(l)).sum::<f64>();
-    }
-    sum
-}
-
 /// `exp(x)` for `x <= 0`; 0 for NaN and at or below [`IMPOSSIBLE`]. Written so that compilers vectorise it: range reduction by
 /// the rounding constant 1.5·2²³, then a Taylor polynomial of degree 7 on `±ln(2)/2` (relative error below 3e-7).
 fn exp(x: f32) -> f32 {

@@ -8,9 +8,6 @@ use crate::params::ParamId;
 use crate::tape::Backward;
 use crate::{Elem, Tensor};
 
-/// Rows whose surroundings may be in memory at once.
-const FEW: usize = 8;
-
 pub(crate) struct Embedding {
     ids: Arc<[u32]>,
     table: ParamId,
@@ -35,19 +32,7 @@ impl Rule for Embedding {
     fn forward(&mut self, cx: &Context, _: Vec<Tensor>, _: bool) -> Vec<Tensor> {
         let table = cx.params.weight(self.table);
         let mut out = cx.empty(self.elem, self.ids.len(), table.shape().1);
-        match cx.params[self.table].interleaved {
-            None => table.rows(cx.device, &mut out, &self.ids),
-            Some(_) => {
-                // Whatever else reads this weight reads it where it is laid out. A row of the file brings up to a megabyte
-                // around it, which is let go before there are many.
-                for (i, ids) in self.ids.chunks(FEW).enumerate() {
-                    let mut few = cx.empty(self.elem, ids.len(), out.cols());
-                    table.rows(cx.device, &mut few, ids);
-                    out.copy_rows(i * FEW, &few);
-                    table.forget(0..table.bytes_len());
-                }
-            }
-        }
+        table.rows(cx.device, &mut out, &self.ids);
         vec![if self.scale == 1.0 { out } else { out.scaled(cx.device, self.scale) }]
     }
     fn backward(&self, walk: &mut Backward, outputs: &[Var]) {

@@ -89,3 +89,24 @@ fn laid_out(cpu: &Cpu, w: &Stored, n: usize, k: usize) -> Vec<[u8; 64]> {
 fn bytes(lines: &[[u8; 64]]) -> &[u8] {
     bytemuck::cast_slice(lines)
 }
+
+/// An infinity or NaN in x must reach the result, not vanish in the rounding.
+#[test]
+fn what_is_not_finite_is_passed_on() {
+    let cpu = Cpu::new(1);
+    if !cpu.interleaves() {
+        return;
+    }
+    for kind in [Kind::Quant(QuantFormat::Q4_1), Kind::Bf16, Kind::F16] {
+        let w = Stored::new(3 * 256, kind, 6);
+        let panels = laid_out(&cpu, &w, 3, 256);
+        for (at, bad) in [(40, f32::NAN), (40, f32::INFINITY), (255, f32::NEG_INFINITY)] {
+            let mut x = random(256, 5);
+            x[at] = bad;
+            let mut out = [0f32; 3];
+            let w = Interleaved { format: PanelFormat::of(w.mat()), panels: bytes(&panels), n: 3 };
+            cpu.matmul_nt_interleaved(&mut [&mut out], &x, &[w], 1, 256);
+            assert!(out.iter().all(|v| !v.is_finite()), "{kind:?}: {bad} became {out:?}");
+        }
+    }
+}
