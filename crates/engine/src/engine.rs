@@ -7,6 +7,7 @@ use ounce_tensor::kernels::CacheType;
 use ounce_tensor::{AdapterId, BLOCK, Device, ReadError};
 
 use crate::adapters::{Adapters, ranges};
+use crate::embedding::{Embedding, Embeddings};
 use crate::sampler::{logprob, top_logprobs};
 use crate::scheduler::{Scheduler, Turn};
 use crate::sequence::{Finish, Output, Request, Scored, SeqId, Sequence};
@@ -57,6 +58,8 @@ pub enum Refusal {
     TooLong { prompt: usize, context: usize },
     #[error("the prompt has token {token}, but the vocabulary ends at {vocab}")]
     Token { token: u32, vocab: usize },
+    #[error("the input has {input} tokens, but the context has {context} positions")]
+    InputTooLong { input: usize, context: usize },
     #[error("its adapter has been taken away")]
     Adapter,
 }
@@ -83,7 +86,23 @@ impl Refusal {
         if prompt.len() >= context {
             return Err(Refusal::TooLong { prompt: prompt.len(), context });
         }
-        match prompt.iter().find(|&&t| t as usize >= vocab) {
+        Refusal::check_tokens(prompt, vocab)
+    }
+
+    /// Whether an input can be embedded: as [`Refusal::check`], with no room for an answer.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check_input(input: &[u32], context: usize, vocab: usize) -> Result<(), Refusal> {
+        match input.len() {
+            0 => Err(Refusal::Empty),
+            n if n > context => Err(Refusal::InputTooLong { input: n, context }),
+            _ => Refusal::check_tokens(input, vocab),
+        }
+    }
+
+    fn check_tokens(tokens: &[u32], vocab: usize) -> Result<(), Refusal> {
+        match tokens.iter().find(|&&t| t as usize >= vocab) {
             Some(&token) => Err(Refusal::Token { token, vocab }),
             None => Ok(()),
         }
@@ -97,6 +116,7 @@ pub struct Engine {
     settings: Settings,
     scheduler: Scheduler,
     adapters: Adapters,
+    embeddings: Embeddings,
     next: u64,
 }
 
@@ -109,7 +129,8 @@ impl Engine {
         let settings = Settings { context, slots: settings.slots.max(1), ..settings };
         let kv = Kv::new(device, &model.config, settings.cache, settings.blocks());
         let (device, adapters) = (device.clone(), Adapters::default());
-        Engine { device, model, kv, settings, scheduler: Scheduler::new(settings), adapters, next: 0 }
+        let (scheduler, embeddings) = (Scheduler::new(settings), Embeddings::default());
+        Engine { device, model, kv, settings, scheduler, adapters, embeddings, next: 0 }
     }
 
     pub fn model(&self) -> &Model {
@@ -150,7 +171,8 @@ impl Engine {
     }
 
     fn free_adapters(&mut self) {
-        for id in self.adapters.gone(self.scheduler.sequences().filter_map(|s| s.adapter)) {
+        let used = self.scheduler.sequences().filter_map(|s| s.adapter).chain(self.embeddings.adapters());
+        for id in self.adapters.gone(used) {
             adapters::take_from_beside(&mut self.model, id);
         }
     }
@@ -167,15 +189,36 @@ impl Engine {
         Ok(id)
     }
 
+    /// Queues an input to be embedded; [`Engine::embed`] gives the vector.
+    pub fn submit_embedding(&mut self, embedding: Embedding) -> Result<SeqId, Refusal> {
+        Refusal::check_input(&embedding.input, self.settings.context, self.model.config.vocab_size)?;
+        if embedding.adapter.is_some_and(|id| !self.adapters.has(id)) {
+            return Err(Refusal::Adapter);
+        }
+        let id = SeqId(self.next);
+        self.next += 1;
+        self.embeddings.push(id, embedding);
+        Ok(id)
+    }
+
+    /// Works on embeddings for about as long as a step on a prompt takes; the vectors of those that are done.
+    pub fn embed(&mut self) -> Result<Vec<(SeqId, Vec<f32>)>, ReadError> {
+        let Settings { prefill_chunk, int8, .. } = self.settings;
+        let done = self.embeddings.advance(&self.model, &self.device, prefill_chunk.max(1), int8)?;
+        self.free_adapters();
+        Ok(done)
+    }
+
     /// Drops a request, wherever it stands.
     pub fn cancel(&mut self, id: SeqId) {
         self.scheduler.cancel(id);
+        self.embeddings.cancel(id);
         self.free_adapters();
     }
 
     /// Whether anything waits or runs.
     pub fn is_idle(&self) -> bool {
-        self.load() == (0, 0)
+        self.load() == (0, 0) && self.embeddings.is_idle()
     }
 
     /// Sequences that run, and sequences that wait.

@@ -8,6 +8,7 @@
 mod adapters;
 mod blocks;
 mod constraint;
+mod embedding;
 mod engine;
 mod prefix;
 pub mod sampler;
@@ -16,6 +17,7 @@ mod sequence;
 mod text;
 
 pub use constraint::{Constraint, Unmet, allows};
+pub use embedding::{Embedding, Pooling};
 pub use engine::{Engine, Failure, Refusal, Settings};
 pub use ounce_model::adapters::{Adapter, Layers};
 pub use ounce_tensor::AdapterId;
