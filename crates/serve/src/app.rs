@@ -5,9 +5,9 @@ use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ounce_engine::{Engine, Refusal, Request};
+use ounce_engine::{Embedding, Engine, Pooling, Refusal, Request};
 use ounce_formats::template::ChatTemplate;
 use ounce_formats::tokenizer::Tokenizer;
 use ounce_grammar::{Form, Grammar, GrammarError, Grammars};
@@ -22,6 +22,9 @@ use crate::fields::Fields;
 use crate::guard::Keys;
 use crate::metrics::Metrics;
 use crate::models::{AdapterFault, AdapterLimits, Models};
+
+/// Longest time of a request's embeddings.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A model as clients meet it.
 pub struct Served {
@@ -45,6 +48,8 @@ pub struct Options {
     /// Keys of those who may load and unload adapters; without any, nobody may.
     pub admin_keys: Vec<String>,
     pub adapters: AdapterLimits,
+    /// How hidden states become an embedding.
+    pub pooling: Pooling,
 }
 
 pub struct App {
@@ -54,6 +59,9 @@ pub struct App {
     pub facts: Facts,
     pub context: usize,
     pub vocab: usize,
+    /// Elements of an embedding.
+    pub hidden: usize,
+    pub pooling: Pooling,
     pub desk: Desk,
     pub keys: Keys,
     pub admin_keys: Keys,
@@ -75,6 +83,7 @@ impl App {
     pub fn start(engine: Engine, served: Served, options: &Options) -> std::io::Result<Arc<App>> {
         let metrics = Arc::new(Metrics::new(&served.name));
         let (context, vocab) = (engine.settings().context, engine.model().config.vocab_size);
+        let hidden = engine.model().config.hidden_size;
         let models = Models::new(&served.name, &engine, options.adapters.clone());
         Ok(Arc::new(App {
             models,
@@ -83,6 +92,8 @@ impl App {
             served,
             context,
             vocab,
+            hidden,
+            pooling: options.pooling,
             keys: Keys::new(&options.keys),
             admin_keys: Keys::new(&options.admin_keys),
             local_names_only: options.local_names_only,
@@ -106,6 +117,20 @@ impl App {
     /// 404 where the model has been unloaded meanwhile, 429 without enough places, 503 once the server is about to end.
     pub fn submit(&self, name: &str, requests: Vec<Request>) -> Result<Ticket, ApiError> {
         self.models.submit(&self.desk, name, requests)
+    }
+
+    /// The vectors of inputs that have been checked, from the model `name`.
+    ///
+    /// # Errors
+    /// As [`App::submit`], and 500 where the model cannot be run.
+    pub async fn embed(&self, name: &str, inputs: Vec<Embedding>) -> Result<Vec<Vec<f32>>, ApiError> {
+        let vectors = self.models.embed(&self.desk, name, inputs)?;
+        match tokio::time::timeout(TIMEOUT, vectors).await {
+            Err(_) => Err(ApiError::timeout()),
+            Ok(Err(_)) => Err(ApiError::stopping("the server ended before the answer was complete")),
+            Ok(Ok(None)) => Err(ApiError::internal("the model's weights could not be read")),
+            Ok(Ok(Some(vectors))) => Ok(vectors),
+        }
     }
 
     /// Reads the adapter in `dir` and puts it beside the base under `name`; without one, on the base itself. Where `replace`,

@@ -30,7 +30,7 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
             format!("{prompts} prompts with n = {n} are more than the {capacity} sequences that this server takes");
         return Err(ApiError::field("prompt", what));
     }
-    let prompts = encode(&app, wanted.prompts).await?;
+    let prompts = encode(&app, "prompt", wanted.prompts).await?;
     for prompt in &prompts {
         app.check_prompt("prompt", prompt)?;
     }
@@ -61,7 +61,7 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
 }
 
 /// A prompt as it was sent.
-enum Prompt {
+pub enum Prompt {
     Text(String),
     Tokens(Vec<u32>),
 }
@@ -113,7 +113,8 @@ impl Wanted {
     }
 }
 
-fn prompts(value: Option<&Value>) -> Option<Vec<Prompt>> {
+/// A text, a list of texts, a list of token ids or a list of such lists.
+pub fn prompts(value: Option<&Value>) -> Option<Vec<Prompt>> {
     let one = |value: &Value| match value {
         Value::String(text) => Some(Prompt::Text(text.clone())),
         other => token_ids(other).map(Prompt::Tokens),
@@ -126,7 +127,7 @@ fn prompts(value: Option<&Value>) -> Option<Vec<Prompt>> {
 }
 
 /// The tokens of all prompts, made on a thread of its own. A text's special tokens count: it is the whole prompt.
-async fn encode(app: &Arc<App>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, ApiError> {
+pub async fn encode(app: &Arc<App>, param: &'static str, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, ApiError> {
     let app = app.clone();
     let encode = move || {
         let one = |prompt| match prompt {
@@ -138,7 +139,7 @@ async fn encode(app: &Arc<App>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, A
     let encoded = tokio::task::spawn_blocking(encode).await;
     encoded
         .map_err(|_| ApiError::internal("the prompt could not be made"))?
-        .map_err(|e| ApiError::field("prompt", format!("prompt cannot be tokenized: {e}")))
+        .map_err(|e| ApiError::field(param, format!("{param} cannot be tokenized: {e}")))
 }
 
 /// A sequence as its client sees it.

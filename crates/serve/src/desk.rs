@@ -7,10 +7,11 @@ use std::sync::mpsc::{SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use ounce_engine::{Engine, Request};
-use tokio::sync::Semaphore;
+use ounce_engine::{Embedding, Engine, Request};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Semaphore, oneshot};
 
+use crate::embedder::Inputs;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::worker::{self, Event, Job, Order};
@@ -24,6 +25,9 @@ pub struct Ticket {
     /// For each sequence: set to end it early.
     pub satisfied: Vec<Arc<AtomicBool>>,
 }
+
+/// The vectors of a request's inputs; nothing where the model cannot be run.
+pub type Vectors = oneshot::Receiver<Option<Vec<Vec<f32>>>>;
 
 pub struct Desk {
     orders: SyncSender<Order>,
@@ -76,6 +80,21 @@ impl Desk {
                 .map_err(|_| ApiError::internal("the engine has stopped; restart the server"))?;
         }
         Ok(Ticket { events, satisfied })
+    }
+
+    /// Queues the inputs of a request to be embedded: one place for all of them. They have been checked.
+    ///
+    /// # Errors
+    /// 429 without a place, 503 once the desk is closed, 500 where the engine is gone.
+    pub fn embed(&self, inputs: Vec<Embedding>) -> Result<Vectors, ApiError> {
+        if self.is_closed() {
+            return Err(ApiError::stopping("the server is about to end and takes no new requests"));
+        }
+        let place = self.places.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;
+        let (done, vectors) = oneshot::channel();
+        let order = Order::Embed(Inputs::new(inputs, done, place));
+        self.orders.try_send(order).map_err(|_| ApiError::internal("the engine has stopped; restart the server"))?;
+        Ok(vectors)
     }
 
     /// Changes the engine between two steps, and waits for it: not for async code, nor for two at a time. Nothing comes back

@@ -15,9 +15,10 @@ use crate::error::ApiError;
 use crate::page;
 
 /// Paths by which answers are counted; others share one name, so that nobody can make the list grow.
-const COUNTED: [&str; 10] = [
+const COUNTED: [&str; 11] = [
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/embeddings",
     "/v1/models",
     LOAD_ADAPTER,
     UNLOAD_ADAPTER,

@@ -12,6 +12,8 @@ mod chat;
 mod choices;
 mod completions;
 mod desk;
+mod embedder;
+mod embeddings;
 mod energy;
 mod error;
 mod facts;

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
-use ounce_engine::{Adapter, AdapterId, Engine, Layers, Request};
+use ounce_engine::{Adapter, AdapterId, Embedding, Engine, Layers, Request};
 use ounce_formats::peft;
 
 use crate::app::now;
-use crate::desk::{Desk, Ticket};
+use crate::desk::{Desk, Ticket, Vectors};
 use crate::error::ApiError;
 
 /// Longest name of an adapter and longest path, bytes.
@@ -105,12 +105,28 @@ impl Models {
     /// 404 for one that has been unloaded meanwhile; as [`Desk::submit`].
     pub fn submit(&self, desk: &Desk, name: &str, mut requests: Vec<Request>) -> Result<Ticket, ApiError> {
         let loaded = self.read();
-        match loaded.get(name) {
-            Some(found) => requests.iter_mut().for_each(|request| request.adapter = Some(found.adapter)),
-            None if *name == *self.base => {}
-            None => return Err(ApiError::model(name, &self.base)),
-        }
+        let adapter = self.adapter(&loaded, name)?;
+        requests.iter_mut().for_each(|request| request.adapter = adapter);
         desk.submit(requests)
+    }
+
+    /// The same for inputs to be embedded.
+    ///
+    /// # Errors
+    /// 404 for a model that has been unloaded meanwhile; as [`Desk::embed`].
+    pub fn embed(&self, desk: &Desk, name: &str, mut inputs: Vec<Embedding>) -> Result<Vectors, ApiError> {
+        let loaded = self.read();
+        let adapter = self.adapter(&loaded, name)?;
+        inputs.iter_mut().for_each(|input| input.adapter = adapter);
+        desk.embed(inputs)
+    }
+
+    fn adapter(&self, loaded: &BTreeMap<Arc<str>, Loaded>, name: &str) -> Result<Option<AdapterId>, ApiError> {
+        match loaded.get(name) {
+            Some(found) => Ok(Some(found.adapter)),
+            None if *name == *self.base => Ok(None),
+            None => Err(ApiError::model(name, &self.base)),
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Arc<str>, Loaded>> {

@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, json_response};
-use crate::{adapters, chat, completions, guard, ollama, page, tokens};
+use crate::{adapters, chat, completions, embeddings, guard, ollama, page, tokens};
 
 /// Everything that `app` answers to.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::handle))
         .route("/v1/completions", post(completions::handle))
+        .route("/v1/embeddings", post(embeddings::handle))
         .route("/v1/models", get(models))
         .route("/v1/models/{*name}", get(model))
         .route(guard::LOAD_ADAPTER, post(adapters::load))

@@ -10,11 +10,13 @@ use ounce_engine::{Engine, Finish, Output, Request, Scored, SeqId};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::embedder::{Embedder, Inputs};
 use crate::metrics::{Ended, Metrics};
 
 /// What the engine's thread is told.
 pub enum Order {
     Run(Job),
+    Embed(Inputs),
     /// Done between two steps.
     Change(Box<dyn FnOnce(&mut Engine) + Send>),
 }
@@ -66,14 +68,15 @@ struct Open {
 /// Runs until every sender of orders is gone. While `cut` is set, sequences are dropped unfinished.
 pub fn run(mut engine: Engine, orders: Receiver<Order>, metrics: &Metrics, cut: &AtomicBool) {
     let mut open: HashMap<SeqId, Open> = HashMap::new();
+    let mut embedder = Embedder::default();
     loop {
         if engine.is_idle() {
             metrics.load(engine.load(), engine.cache_usage());
             let Ok(order) = orders.recv() else { return };
-            take(&mut engine, order, &mut open, metrics);
+            take(&mut engine, order, &mut open, &mut embedder, metrics);
         }
         while let Ok(order) = orders.try_recv() {
-            take(&mut engine, order, &mut open, metrics);
+            take(&mut engine, order, &mut open, &mut embedder, metrics);
         }
         let cut = cut.load(Ordering::Relaxed);
         let gone: Vec<_> = open.iter().filter_map(|(&id, s)| Some((id, s.gone(cut)?))).collect();
@@ -92,13 +95,21 @@ pub fn run(mut engine: Engine, orders: Receiver<Order>, metrics: &Metrics, cut: 
                 }
             }
         }
+        embedder.step(&mut engine, cut);
         metrics.load(engine.load(), engine.cache_usage());
     }
 }
 
-fn take(engine: &mut Engine, order: Order, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
+fn take(
+    engine: &mut Engine,
+    order: Order,
+    open: &mut HashMap<SeqId, Open>,
+    embedder: &mut Embedder,
+    metrics: &Metrics,
+) {
     let job = match order {
         Order::Run(job) => job,
+        Order::Embed(inputs) => return embedder.take(engine, inputs, metrics),
         Order::Change(change) => return change(engine),
     };
     let Job { request, index, events, satisfied, place, received } = job;

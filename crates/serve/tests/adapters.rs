@@ -186,7 +186,7 @@ fn adapters_are_loaded_swapped_and_unloaded_under_traffic() {
             until_over("fixed", vec![&first]),
             until_over("swapped", vec![&first, &second]),
         ];
-        for round in 0..40 {
+        for round in 0..20 {
             let path = if round % 2 == 0 { &two } else { &one };
             let body = json!({"lora_name": "swapped", "lora_path": path, "load_inplace": true});
             let swapped = admin(&server, "load", &body);
@@ -338,7 +338,7 @@ fn hostile_files_are_refused_with_their_faults_and_the_server_goes_on() {
     // Files with a few bytes changed: whatever comes of it, it is an answer, and one that was there stays.
     let mut dice = Dice(5);
     let mut counts = [0, 0];
-    for _ in 0..600 {
+    for _ in 0..300 {
         let (mut weights_now, mut settings_now) = (bytes.clone(), settings.clone());
         let changed = if dice.roll(3) == 0 { &mut settings_now } else { &mut weights_now };
         for _ in 0..1 + dice.roll(3) {
@@ -353,7 +353,7 @@ fn hostile_files_are_refused_with_their_faults_and_the_server_goes_on() {
         assert!(matches!(answer.status, 200 | 400), "{} {}", answer.status, answer.body);
         counts[usize::from(answer.status == 200)] += 1;
     }
-    assert!(counts[0] > 20 && counts[1] > 20, "{counts:?}");
+    assert!(counts[0] > 20 && counts[1] > 10, "{counts:?}");
     assert_eq!(ask(&server, "mutated").status, 200);
     assert_eq!(text(&ask(&server, "tiny")), directly(None, 12));
 }

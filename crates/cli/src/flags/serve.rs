@@ -6,6 +6,14 @@ use std::path::PathBuf;
 use super::talk::Base;
 use crate::output::units::parse_bytes;
 
+/// Which hidden states become an embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Pooling {
+    Last,
+    Mean,
+    Cls,
+}
+
 /// Serve a model over HTTP, as the OpenAI API does
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:\n  \
@@ -14,7 +22,7 @@ use crate::output::units::parse_bytes;
     ounce serve base.gguf --adapter legal=runs/a --adapter notes=runs/b\n  \
     ounce serve ./smollm2 --host 0.0.0.0 --api-key-file keys.txt\n  \
     curl http://127.0.0.1:8000/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n\n\
-    Endpoints: /v1/chat/completions, /v1/completions, /v1/models, /v1/load_lora_adapter, /v1/unload_lora_adapter, /tokenize, /detokenize, /health, /version, /metrics.\n\
+    Endpoints: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /v1/load_lora_adapter, /v1/unload_lora_adapter, /tokenize, /detokenize, /health, /version, /metrics.\n\
     Ctrl-C or SIGTERM: new requests are refused, running ones finish; a second one ends it at once.")]
 pub struct Args {
     #[command(flatten)]
@@ -49,6 +57,10 @@ pub struct Args {
     /// Listen beyond this machine without a key: everyone who reaches it may use it
     #[arg(long)]
     pub insecure: bool,
+    /// What becomes the embedding of an input: the state of its last token, which alone has seen all of it, the mean of all
+    /// states, or the state of the first token
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = Pooling::Last)]
+    pub pooling: Pooling,
     /// Answers at a time; each has its own cache
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: u16,

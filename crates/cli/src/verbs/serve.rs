@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Context;
 use crate::codes::{self, Exit};
 use crate::error::{CliError, Result};
-use crate::flags::serve::Args;
+use crate::flags::serve::{Args, Pooling};
 use crate::output::units;
 use crate::signals::Signals;
 use crate::talk::Speaker;
@@ -38,6 +38,11 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         local_names_only: args.host.is_loopback() && keys.is_empty(),
         keys,
         admin_keys,
+        pooling: match args.pooling {
+            Pooling::Last => ounce_engine::Pooling::Last,
+            Pooling::Mean => ounce_engine::Pooling::Mean,
+            Pooling::Cls => ounce_engine::Pooling::Cls,
+        },
         adapters: AdapterLimits {
             count: args.max_adapters.into(),
             bytes: args.adapter_mem,
