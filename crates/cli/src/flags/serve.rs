@@ -19,7 +19,7 @@ pub enum Pooling {
 #[command(after_long_help = "Examples:\n  \
     ounce serve ./smollm2\n  \
     ounce serve base.gguf --adapter runs/a --name notes --port 8080\n  \
-    ounce serve base.gguf --adapter legal=runs/a --adapter notes=runs/b\n  \
+    ounce serve base.gguf --adapter legal=runs/a --adapter notes=runs/b --watch runs\n  \
     ounce serve ./smollm2 --host 0.0.0.0 --api-key-file keys.txt\n  \
     curl http://127.0.0.1:8000/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n\n\
     Endpoints: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /v1/load_lora_adapter, /v1/unload_lora_adapter, /tokenize, /detokenize, /health, /version, /metrics.\n\
@@ -48,6 +48,9 @@ pub struct Args {
     /// Folder from which adapters may be loaded while the server runs (repeatable)
     #[arg(long, value_name = "DIR")]
     pub adapter_root: Vec<PathBuf>,
+    /// Folder of runs: the adapter of each that ends on this model is served under the run's name, without a restart
+    #[arg(long, value_name = "DIR")]
+    pub watch: Option<PathBuf>,
     /// Adapters at a time
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_adapters: u16,

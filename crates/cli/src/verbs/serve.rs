@@ -1,6 +1,7 @@
 //! `ounce serve`: a model, its keys and an address to a server, until a signal ends it.
 
 mod adapters;
+mod watch;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,10 +10,12 @@ use std::time::Duration;
 use ounce_serve::{AdapterLimits, App, Options, ServeError, Served};
 use serde_json::json;
 
+use self::watch::Watch;
 use super::Context;
 use crate::codes::{self, Exit};
 use crate::error::{CliError, Result};
 use crate::flags::serve::{Args, Pooling};
+use crate::model;
 use crate::output::units;
 use crate::signals::Signals;
 use crate::talk::Speaker;
@@ -83,9 +86,17 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
             }
         }
     };
+    let watching = args.watch.as_deref().map(|dir| {
+        let path = model::locate(&args.model.model, &context.env)?;
+        let watch = Watch::new(app.clone(), dir, &args.model.model, &path, out);
+        watch.start(signals.stop.clone()).map_err(|e| failed(&ServeError::Start(e)))
+    });
+    let watching = watching.transpose()?;
     let drain = Duration::from_secs(args.drain_timeout);
     ounce_serve::run(app, SocketAddr::new(args.host, args.port), drain, &signals.stop, ready)
         .map_err(|e| failed(&e))?;
+    // A thread that ended by a fault of its own served as long as it could.
+    let _ = watching.map(std::thread::JoinHandle::join);
     Ok(Exit::Done)
 }
 
