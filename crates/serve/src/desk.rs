@@ -76,7 +76,7 @@ impl Desk {
             let job = Job { request, index, events: sender.clone(), satisfied: flag, place, received };
             // There is room for as many jobs as there are places.
             self.orders
-                .try_send(Order::Run(job))
+                .try_send(Order::Run(Box::new(job)))
                 .map_err(|_| ApiError::internal("the engine has stopped; restart the server"))?;
         }
         Ok(Ticket { events, satisfied })
