@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use ounce_engine::{Adapter, AdapterId, Embedding, Engine, Layers, Request};
@@ -42,6 +43,8 @@ pub struct Loaded {
     /// When, seconds since 1970.
     pub created: u64,
     bytes: usize,
+    /// Sequences and inputs that were asked of the name.
+    asked: Arc<AtomicU64>,
 }
 
 /// Why an adapter is not loaded or dropped.
@@ -80,14 +83,16 @@ pub struct Models {
     layers: Layers,
     limits: AdapterLimits,
     loaded: RwLock<BTreeMap<Arc<str>, Loaded>>,
+    /// Sequences and inputs that were asked of the base.
+    asked: AtomicU64,
     /// Held while the set changes, so that its limits hold.
     changing: Mutex<()>,
 }
 
 impl Models {
     pub fn new(base: &str, engine: &Engine, limits: AdapterLimits) -> Models {
-        let (loaded, changing) = Default::default();
-        Models { base: base.into(), layers: engine.layers(), limits, loaded, changing }
+        let (loaded, changing, asked) = Default::default();
+        Models { base: base.into(), layers: engine.layers(), limits, loaded, asked, changing }
     }
 
     /// The name of the model that a request asks for; one that names none asks for the base.
@@ -107,7 +112,8 @@ impl Models {
         let loaded = self.read();
         let adapter = self.adapter(&loaded, name)?;
         requests.iter_mut().for_each(|request| request.adapter = adapter);
-        desk.submit(requests)
+        let n = requests.len();
+        desk.submit(requests).inspect(|_| self.count(&loaded, name, n))
     }
 
     /// The same for inputs to be embedded.
@@ -118,7 +124,30 @@ impl Models {
         let loaded = self.read();
         let adapter = self.adapter(&loaded, name)?;
         inputs.iter_mut().for_each(|input| input.adapter = adapter);
-        desk.embed(inputs)
+        let n = inputs.len();
+        desk.embed(inputs).inspect(|_| self.count(&loaded, name, n))
+    }
+
+    fn count(&self, loaded: &BTreeMap<Arc<str>, Loaded>, name: &str, n: usize) {
+        let asked = loaded.get(name).map_or(&self.asked, |found| &found.asked);
+        asked.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    /// How much was asked of each name, as Prometheus reads it.
+    pub fn metrics(&self) -> String {
+        let mut out = String::from("# HELP ounce:requests_total Sequences and inputs asked of each model.\n");
+        out += "# TYPE ounce:requests_total counter\n";
+        let mut line = |name: &str, asked: &AtomicU64| {
+            let name = name.replace('\\', "\\\\").replace('"', "\\\"");
+            let n = asked.load(Ordering::Relaxed);
+            out += &format!("ounce:requests_total{{model_name=\"{name}\",engine=\"0\"}} {n}\n");
+        };
+        let loaded = self.read();
+        if !loaded.contains_key(&*self.base) {
+            line(&self.base, &self.asked);
+        }
+        loaded.iter().for_each(|(name, found)| line(name, &found.asked));
+        out
     }
 
     fn adapter(&self, loaded: &BTreeMap<Arc<str>, Loaded>, name: &str) -> Result<Option<AdapterId>, ApiError> {
@@ -174,8 +203,9 @@ impl Models {
         }
         let adapter = self.layers.read(&dir.display().to_string(), &config, &tensors).map_err(|e| files(&e))?;
         let id = desk.change(move |engine| engine.load_adapter(adapter)).ok_or(AdapterFault::Stopped)?;
-        let new = Loaded { adapter: id, path: dir.into(), created: now(), bytes };
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        let asked = loaded.get(name).map(|old| old.asked.clone()).unwrap_or_default();
+        let new = Loaded { adapter: id, path: dir.into(), created: now(), bytes, asked };
         let old = loaded.insert(name.into(), new);
         drop(loaded);
         match old {

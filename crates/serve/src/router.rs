@@ -87,6 +87,9 @@ async fn version() -> Response {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.text() + &app.energy.text())
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        app.metrics.text() + &app.energy.text() + &app.models.metrics(),
+    )
         .into_response()
 }

@@ -108,6 +108,9 @@ fn each_adapter_is_a_model_of_its_own() {
         assert!(done && events.iter().all(|event| event["model"] == model), "{events:?}");
     }
     assert_eq!(text(&ask(&server, "one")), answers[1], "what the cache remembers is its own");
+    for (name, asked) in [("tiny", 3.0), ("one", 4.0), ("org/two", 3.0)] {
+        assert_eq!(server.metric(&format!("ounce:requests_total{{model_name=\"{name}\"")), asked, "{name}");
+    }
     let unknown = ask(&server, "three");
     assert_eq!((unknown.status, &unknown.json()["error"]["code"]), (404, &json!("model_not_found")));
     let models = server.get("/v1/models").json();
