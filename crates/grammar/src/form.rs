@@ -40,6 +40,14 @@ impl Form {
         if bytes > MAX_FORM_BYTES {
             return Err(GrammarError::TooLarge { bytes });
         }
+        let low = match self {
+            Form::JsonSchema(schema) => holds_low(schema),
+            Form::Lark(text) => text.contains("%json") && writes_low(text),
+            Form::Regex(_) | Form::Choice(_) => false,
+        };
+        if low {
+            return Err(GrammarError::LowNumber);
+        }
         Ok(match self {
             Form::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema_with_options(schema)?),
             Form::Regex(text) => TopLevelGrammar::from_regex(text),
@@ -52,6 +60,33 @@ impl Form {
             Form::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
         })
     }
+}
+
+/// The library (1.9) negates bounds as i64. Of the least number that fails, and it recurses until the stack is full, which ends
+/// the process. Floats below it are taken for it.
+fn is_low(number: f64) -> bool {
+    number <= -9.2e18
+}
+
+/// Whether a schema has a number that is too low, wherever it stands.
+fn holds_low(schema: &Value) -> bool {
+    match schema {
+        Value::Number(number) => number.as_f64().is_some_and(is_low),
+        Value::Array(list) => list.iter().any(holds_low),
+        Value::Object(object) => object.values().any(holds_low),
+        _ => false,
+    }
+}
+
+/// Whether a text writes one out.
+fn writes_low(text: &str) -> bool {
+    const MOST_BYTES: usize = 400;
+    text.match_indices('-').any(|(at, _)| {
+        let in_number = |c: char| c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '+' | '-');
+        let end = text[at + 1..].find(|c| !in_number(c)).map_or(text.len(), |end| at + 1 + end);
+        let run = &text[at..end.min(at + MOST_BYTES)];
+        (2..=run.len()).any(|end| run[..end].parse().is_ok_and(is_low)) || run.len() == MOST_BYTES
+    })
 }
 
 /// The right side of a Lark rule for JSON texts that `schema` takes.

@@ -34,6 +34,8 @@ pub enum GrammarError {
     TooLarge { bytes: usize },
     #[error("a JSON schema must be an object, true or false; it is {found}")]
     NoSchema { found: &'static str },
+    #[error("it has a number of -9.2e18 or less; numbers must be above")]
+    LowNumber,
     #[error("there is nothing to choose from")]
     NoChoice,
     #[error("no text has this form, or none that this model has tokens for")]

@@ -100,6 +100,11 @@ fn what_cannot_be_kept_to_is_refused_with_a_reason() {
         (Form::JsonSchema(json!({"type": "integer", "minimum": 5, "maximum": 4})), ""),
         (Form::JsonSchema(json!({"type": "array", "uniqueItems": true})), "uniqueItems"),
         (Form::JsonSchema(json!({"required": "x"})), ""),
+        // These once ended the process.
+        (Form::JsonSchema(json!({"const": i64::MIN})), "-9.2e18"),
+        (Form::JsonSchema(json!({"properties": {"a": {"enum": [[-1e300]]}}})), "-9.2e18"),
+        (Form::Lark("start: %json {\"const\": -9223372036854775808}".into()), "-9.2e18"),
+        (Form::Lark("start: %json {\"type\": \"integer\", \"minimum\": -1e30, \"maximum\": -1e30}".into()), "-9.2e18"),
     ] {
         let shown: String = format!("{form:?}").chars().take(100).collect();
         match grammars.compile(&form) {

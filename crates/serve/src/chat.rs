@@ -6,19 +6,21 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use ounce_formats::prompt;
 use ounce_formats::template::RenderOptions;
-use ounce_grammar::Grammar;
-use serde_json::{Map, Value, json};
+use ounce_grammar::{Form, Grammar};
+use serde_json::{Map, Value};
 
-use crate::answers::{Answers, Part};
+use crate::answers::Answers;
 use crate::app::{App, model_field, now};
 use crate::body;
-use crate::choices::{chat_logprob, usage};
-use crate::error::{ApiError, json_response};
+use crate::calls::{Dialect, Reader, describe};
+use crate::error::ApiError;
 use crate::fields::{Fields, kind};
 use crate::form::{self, Asked};
 use crate::messages;
+use crate::reply::{Choice, Reply};
 use crate::sampling::{MAX_TOP_LOGPROBS, Sampling};
-use crate::sse::{self, Events};
+use crate::sse;
+use crate::tools::{self, Tools};
 
 /// Settings that a request may give to the template.
 const TEMPLATE_SETTINGS: [&str; 3] = ["enable_thinking", "thinking", "reasoning_effort"];
@@ -29,13 +31,19 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let prompt = encode(&app, wanted.messages, wanted.options).await?;
     app.check_prompt("messages", &prompt)?;
     let sampling = wanted.sampling;
-    let grammar = form::compile(&app, wanted.form).await?;
+    let dialect = Dialect::of(app.served.template.source(), &app.served.tokenizer);
+    let grammar = match &wanted.tools {
+        None => form::compile(&app, wanted.form).await?,
+        Some(tools) => tools_grammar(&app, dialect, tools, wanted.form.as_ref()).await?,
+    };
     let requests = sampling.each().map(|params| ounce_engine::Request {
         constraint: grammar.as_ref().map(Grammar::constraint),
         ..ounce_engine::Request::new(prompt.clone(), params)
     });
     let answers =
         Answers::new(app.submit(&wanted.model, requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
+    let reader = || wanted.tools.as_ref().map_or(Reader::Text, |tools| dialect.reader(tools));
+    let choices = (0..sampling.n).map(|_| Choice::new(reader())).collect();
     let reply = Reply {
         id: app.id("chatcmpl"),
         created: now(),
@@ -46,8 +54,36 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
         app,
     };
     match sampling.stream {
-        true => Ok(sse::response(|events| reply.stream(answers, sampling.n, events))),
-        false => reply.whole(answers, sampling.n).await,
+        true => Ok(sse::response(|events| reply.stream(answers, choices, events))),
+        false => reply.whole(answers, choices).await,
+    }
+}
+
+/// The grammar of an answer that may or must call functions. A schema of arguments that no answer can be kept to is an error
+/// only where the function is `strict`; otherwise its arguments are any object.
+async fn tools_grammar(
+    app: &Arc<App>,
+    dialect: Dialect,
+    tools: &Tools,
+    asked: Option<&Asked>,
+) -> Result<Option<Grammar>, ApiError> {
+    let answer = match asked {
+        None => None,
+        Some(Asked { form: Form::JsonSchema(schema), .. }) => Some(schema),
+        Some(Asked { param, .. }) => {
+            return Err(ApiError::field(param, format!("{param} cannot be asked for together with tools")));
+        }
+    };
+    let compile = async |strict| {
+        let grammar = dialect.grammar(tools, answer, strict);
+        match grammar.map_err(|e| ApiError::field("tools", format!("tools cannot be used: {e}")))? {
+            None => Ok(None),
+            Some(grammar) => app.grammar("tools", Form::Lark(grammar)).await.map(Some),
+        }
+    };
+    match compile(true).await {
+        Err(_) if tools.callable().iter().any(|function| !function.strict) => compile(false).await,
+        compiled => compiled,
     }
 }
 
@@ -69,14 +105,14 @@ struct Wanted {
     sampling: Sampling,
     logprobs: bool,
     form: Option<Asked>,
+    tools: Option<Tools>,
 }
 
 impl Wanted {
     fn read(app: &App, body: &Value) -> Result<Wanted, ApiError> {
         let mut fields = Fields::of(body)?;
         model_field(&mut fields);
-        let messages = messages::read(&mut fields);
-        let options = options(&mut fields);
+        let Conversation { messages, options, tools } = conversation(app, &mut fields);
         let mut sampling = Sampling::read(&mut fields, &app.served.generation);
         sampling.limit(&mut fields, &["max_completion_tokens", "max_tokens"], 1, app.context);
         let logprobs = fields.flag("logprobs").unwrap_or(false);
@@ -91,14 +127,35 @@ impl Wanted {
                 .fault("n", format!("is {}, this server takes {} sequences at a time", sampling.n, app.desk.capacity));
         }
         let form = form::read(&mut fields);
-        refuse_unsupported(&mut fields);
         fields.finish()?;
         let model = app.check_model(body)?;
-        Ok(Wanted { model, messages, options, sampling, logprobs, form })
+        Ok(Wanted { model, messages, options, sampling, logprobs, form, tools })
     }
 }
 
-pub fn options(fields: &mut Fields) -> RenderOptions {
+/// What a prompt is made of.
+pub struct Conversation {
+    pub messages: Value,
+    pub options: RenderOptions,
+    pub tools: Option<Tools>,
+}
+
+/// Reads messages and tools, and brings them into the form that the model's template takes.
+pub fn conversation(app: &App, fields: &mut Fields) -> Conversation {
+    let messages = messages::read(fields);
+    let tools = tools::read(fields);
+    let mut options = options(fields);
+    let list = tools.as_ref().map(|tools| &tools.list);
+    let template = app.served.template.source();
+    if describe::knows_tools(template) {
+        options.tools = list.cloned();
+        return Conversation { messages: messages.into(), options, tools };
+    }
+    let messages = describe::written_out(messages, list, describe::takes_system(template));
+    Conversation { messages: messages.into(), options, tools }
+}
+
+fn options(fields: &mut Fields) -> RenderOptions {
     let mut extra = Map::new();
     match fields.value("chat_template_kwargs") {
         None => {}
@@ -116,95 +173,4 @@ pub fn options(fields: &mut Fields) -> RenderOptions {
     }
     let add_generation_prompt = fields.flag("add_generation_prompt").unwrap_or(true);
     RenderOptions { add_generation_prompt, extra, ..RenderOptions::default() }
-}
-
-/// What would change the answer's form and is not there yet must not be passed over in silence.
-fn refuse_unsupported(fields: &mut Fields) {
-    let no_tools = fields.value("tool_choice").is_some_and(|choice| choice == "none");
-    match fields.value("tools") {
-        None => {}
-        Some(Value::Array(tools)) if tools.is_empty() || no_tools => {}
-        Some(_) => fields.fault("tools", "must be empty: tools are not supported yet"),
-    }
-}
-
-/// What all parts of an answer have in common.
-struct Reply {
-    app: Arc<App>,
-    id: String,
-    created: u64,
-    model: Arc<str>,
-    prompt_tokens: usize,
-    logprobs: bool,
-    include_usage: bool,
-}
-
-impl Reply {
-    async fn whole(self, mut answers: Answers, n: usize) -> Result<Response, ApiError> {
-        let (mut texts, mut logprobs) = (vec![String::new(); n], vec![Vec::new(); n]);
-        let mut reasons = vec![""; n];
-        while let Some(part) = answers.next().await? {
-            texts[part.index] += &part.text;
-            logprobs[part.index].extend(self.logprobs_of(&part));
-            reasons[part.index] = part.finish.unwrap_or_default();
-        }
-        let choices = texts.into_iter().zip(logprobs).zip(reasons).enumerate();
-        let choices: Vec<Value> = choices
-            .map(|(index, ((text, logprobs), reason))| {
-                json!({
-                    "index": index,
-                    "message": {"role": "assistant", "content": text, "refusal": null},
-                    "logprobs": self.logprobs.then(|| json!({"content": logprobs})),
-                    "finish_reason": reason,
-                })
-            })
-            .collect();
-        let mut out = self.head("chat.completion");
-        out["choices"] = choices.into();
-        out["usage"] = usage(self.prompt_tokens, answers.tokens, answers.cached);
-        Ok(json_response(&out))
-    }
-
-    async fn stream(self, mut answers: Answers, n: usize, events: Events) {
-        for index in 0..n {
-            events.send(&self.chunk(index, json!({"role": "assistant", "content": ""}), Value::Null, None)).await;
-        }
-        loop {
-            let part = match answers.next().await {
-                Ok(Some(part)) => part,
-                Ok(None) => break,
-                Err(error) => return events.send(&error.json()).await,
-            };
-            let scored = self.logprobs_of(&part);
-            if !part.text.is_empty() || scored.is_some() {
-                let logprobs = scored.map_or(Value::Null, |scored| json!({"content": [scored]}));
-                events.send(&self.chunk(part.index, json!({"content": part.text}), logprobs, None)).await;
-            }
-            if part.finish.is_some() {
-                events.send(&self.chunk(part.index, json!({}), Value::Null, part.finish)).await;
-            }
-        }
-        if self.include_usage {
-            let mut out = self.head("chat.completion.chunk");
-            out["choices"] = json!([]);
-            out["usage"] = usage(self.prompt_tokens, answers.tokens, answers.cached);
-            events.send(&out).await;
-        }
-        events.done().await;
-    }
-
-    fn logprobs_of(&self, part: &Part) -> Option<Value> {
-        let scored = part.token.as_ref().filter(|_| self.logprobs)?;
-        Some(chat_logprob(&self.app.served.tokenizer, scored))
-    }
-
-    fn chunk(&self, index: usize, delta: Value, logprobs: Value, finish: Option<&str>) -> Value {
-        let mut out = self.head("chat.completion.chunk");
-        out["choices"] = json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]);
-        out
-    }
-
-    fn head(&self, object: &str) -> Value {
-        json!({"id": self.id, "object": object, "created": self.created, "model": &*self.model})
-    }
 }

@@ -8,6 +8,7 @@ mod adapters;
 mod answers;
 mod app;
 mod body;
+mod calls;
 mod chat;
 mod choices;
 mod completions;
@@ -25,12 +26,13 @@ mod metrics;
 mod models;
 mod ollama;
 mod page;
+mod reply;
 mod router;
 mod sampling;
 mod server;
 mod sse;
 mod tokens;
-
+mod tools;
 mod worker;
 
 pub use app::{App, Options, Served};

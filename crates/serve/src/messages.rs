@@ -7,25 +7,25 @@ use crate::fields::{Fields, kind};
 const MAX_MESSAGES: usize = 2048;
 const MAX_CALLS: usize = 128;
 
-/// `messages` as templates take them; an empty list where it has faults.
-pub fn read(fields: &mut Fields) -> Value {
+/// `messages` as templates take them; none where the list has faults.
+pub fn read(fields: &mut Fields) -> Vec<Value> {
     let list = match fields.value("messages") {
         Some(Value::Array(list)) if list.is_empty() => {
             fields.fault("messages", "is empty");
-            return json!([]);
+            return Vec::new();
         }
         Some(Value::Array(list)) if list.len() > MAX_MESSAGES => {
             fields.fault("messages", format!("has {} entries, at most {MAX_MESSAGES} are allowed", list.len()));
-            return json!([]);
+            return Vec::new();
         }
         Some(Value::Array(list)) => list,
         Some(other) => {
             fields.fault("messages", format!("must be a list, it is {}", kind(other)));
-            return json!([]);
+            return Vec::new();
         }
         None => {
             fields.fault("messages", "is missing");
-            return json!([]);
+            return Vec::new();
         }
     };
     let mut out = Vec::with_capacity(list.len());
@@ -35,7 +35,7 @@ pub fn read(fields: &mut Fields) -> Value {
             Err((field, what)) => fields.fault(&format!("messages[{at}]{field}"), what),
         }
     }
-    Value::Array(out)
+    out
 }
 
 /// A message with its content as one text, or the field at fault and what is wrong with it.

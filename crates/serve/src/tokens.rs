@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::app::{App, model_field};
 use crate::error::{ApiError, json_response};
 use crate::fields::Fields;
-use crate::{body, chat, messages};
+use crate::{body, chat};
 
 /// `{prompt, add_special_tokens}` or `{messages}` → the ids that the model would read.
 pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
@@ -17,10 +17,9 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<R
     let mut fields = Fields::of(&body)?;
     model_field(&mut fields);
     let tokens = if fields.value("messages").is_some() {
-        let messages = messages::read(&mut fields);
-        let options = chat::options(&mut fields);
+        let conversation = chat::conversation(&app, &mut fields);
         fields.finish()?;
-        chat::encode(&app, messages, options).await?
+        chat::encode(&app, conversation.messages, conversation.options).await?
     } else {
         let special = fields.flag("add_special_tokens").unwrap_or(true);
         let Some(text) = fields.text("prompt").map(String::from) else {

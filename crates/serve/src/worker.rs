@@ -16,7 +16,6 @@ use crate::metrics::{Ended, Metrics};
 /// What the engine's thread is told.
 pub enum Order {
     Run(Box<Job>),
-    Embed(Inputs),
     /// Done between two steps.
     Change(Box<dyn FnOnce(&mut Engine) + Send>),
 }
@@ -112,7 +111,7 @@ fn take(
         Order::Embed(inputs) => return embedder.take(engine, inputs, metrics),
         Order::Change(change) => return change(engine),
     };
-    let Job { request, index, events, satisfied, place, received } = job;
+    let Job { request, index, events, satisfied, place, received } = *job;
     let prompt = request.prompt.len();
     let id = engine.submit(request).expect("prompts are checked before they get a place, and adapters stay");
     metrics.prompt(prompt);

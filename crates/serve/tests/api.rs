@@ -173,7 +173,7 @@ fn errors_have_the_apis_shape_and_name_the_field() {
         (400, json!("logit_bias"), json!({"messages": user, "logit_bias": {"x": 1}})),
         (400, json!("seed"), json!({"messages": user, "seed": 9223372036854775808u64})),
         (400, json!("stream_options"), json!({"messages": user, "stream_options": 1})),
-        (400, json!("tools"), json!({"messages": user, "tools": [{}]})),
+        (400, json!("tools[0].type"), json!({"messages": user, "tools": [{}]})),
         (400, json!("response_format.type"), json!({"messages": user, "response_format": {"type": "yaml"}})),
         (400, json!("chat_template_kwargs"), json!({"messages": user, "chat_template_kwargs": {"chat_template": "x"}})),
         (404, json!("model"), json!({"messages": user, "model": "other"})),

@@ -45,5 +45,5 @@ fn read_messages(fields: &mut Fields) -> Option<Value> {
         }
         Some(_) => {}
     }
-    Some(messages::read(fields))
+    Some(messages::read(fields).into())
 }

@@ -1,0 +1,136 @@
+//! Calls between `<tool_call>` and `</tool_call>`, text before, between and after them. A grammar has seen to it that what stands
+//! between the tags is a call.
+
+use super::Delta;
+use super::scan::Scan;
+
+const OPEN: &str = "<tool_call>";
+const CLOSE: &str = "</tool_call>";
+
+#[derive(Debug, Default)]
+pub struct Tagged {
+    state: State,
+    /// Blanks, and what may become a tag.
+    held: String,
+    /// There has been a call.
+    called: bool,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Text,
+    Call(Scan),
+    /// Behind a call, before its closing tag.
+    Close,
+}
+
+impl Tagged {
+    pub fn push(&mut self, text: &str) -> Vec<Delta> {
+        let mut out = Vec::new();
+        let mut text = text.to_owned();
+        loop {
+            match &mut self.state {
+                State::Text => {
+                    self.held += &text;
+                    let Some(at) = self.held.find(OPEN) else {
+                        self.say(&mut out);
+                        return out;
+                    };
+                    text = self.held.split_off(at)[OPEN.len()..].to_owned();
+                    // Blanks before a call are nothing that is said.
+                    self.held.truncate(self.held.trim_end().len());
+                    self.say(&mut out);
+                    self.called = true;
+                    self.state = State::Call(Scan::default());
+                }
+                State::Call(scan) => {
+                    let Some(rest) = scan.push(&text, &mut out) else { return out };
+                    text = rest.to_owned();
+                    self.state = State::Close;
+                }
+                State::Close => {
+                    self.held += &text;
+                    let Some(at) = self.held.find(CLOSE) else { return out };
+                    text = std::mem::take(&mut self.held).split_off(at + CLOSE.len());
+                    self.state = State::Text;
+                }
+            }
+        }
+    }
+
+    /// Says what is held but for blanks at its end and what may become a tag.
+    fn say(&mut self, out: &mut Vec<Delta>) {
+        let tag = (0..self.held.len()).find(|&at| self.held.is_char_boundary(at) && OPEN.starts_with(&self.held[at..]));
+        let shown = self.held[..tag.unwrap_or(self.held.len())].trim_end().len();
+        if shown == 0 {
+            return;
+        }
+        let rest = self.held.split_off(shown);
+        let text = std::mem::replace(&mut self.held, rest);
+        // Blanks after a call are only there to part it from the next.
+        let text = if self.called { text.trim_start() } else { &text };
+        out.push(Delta::Text(text.into()));
+        self.called = false;
+    }
+
+    pub fn finish(&mut self) -> Vec<Delta> {
+        let rest = match &mut self.state {
+            State::Text if self.called => self.held.trim_start().to_owned(),
+            State::Text => std::mem::take(&mut self.held),
+            // A call that was cut short has been told as far as it came.
+            State::Call(_) | State::Close => String::new(),
+        };
+        if rest.is_empty() { Vec::new() } else { vec![Delta::Text(rest)] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Text and calls, pieces joined.
+    fn read(text: &str, size: usize) -> (String, Vec<(String, String)>) {
+        let (mut reader, mut said, mut calls) = (Tagged::default(), String::new(), Vec::new());
+        let chars: Vec<char> = text.chars().collect();
+        let mut deltas: Vec<Delta> =
+            chars.chunks(size).flat_map(|piece| reader.push(&piece.iter().collect::<String>())).collect();
+        deltas.extend(reader.finish());
+        for delta in deltas {
+            match delta {
+                Delta::Text(text) => said += &text,
+                Delta::Call(name) => calls.push((name, String::new())),
+                Delta::Arguments(piece) => calls.last_mut().unwrap().1 += &piece,
+            }
+        }
+        (said, calls)
+    }
+
+    #[test]
+    fn text_and_calls_are_parted_however_they_come() {
+        let call = |name: &str, arguments: &str| (name.to_owned(), arguments.to_owned());
+        for (text, said, calls) in [
+            ("no call, a <tool_ but none\n", "no call, a <tool_ but none\n", vec![]),
+            ("  é < 3 <t", "  é < 3 <t", vec![]),
+            (
+                "I look.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": \"</tool_call>\"}}\n</tool_call>",
+                "I look.",
+                vec![call("f", "{\"x\": \"</tool_call>\"}")],
+            ),
+            (
+                "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": \
+                 {\"é\": 1}}</tool_call>\n",
+                "",
+                vec![call("f", "{}"), call("g", "{\"é\": 1}")],
+            ),
+            ("<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call> Done. ", "Done. ", vec![call("f", "{}")]),
+            // Cut by a limit.
+            ("<tool_call>{\"name\": \"f\", \"arguments\": {\"a", "", vec![call("f", "{\"a")]),
+            ("<tool_call>{\"na", "", vec![]),
+        ] {
+            for size in 1..=text.chars().count() {
+                assert_eq!(read(text, size), (said.to_owned(), calls.clone()), "{text:?} by {size}");
+            }
+        }
+    }
+}
