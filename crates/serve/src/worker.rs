@@ -16,6 +16,7 @@ use crate::metrics::{Ended, Metrics};
 /// What the engine's thread is told.
 pub enum Order {
     Run(Box<Job>),
+    Embed(Inputs),
     /// Done between two steps.
     Change(Box<dyn FnOnce(&mut Engine) + Send>),
 }
@@ -107,7 +108,7 @@ fn take(
     metrics: &Metrics,
 ) {
     let job = match order {
-        Order::Run(job) => *job,
+        Order::Run(job) => job,
         Order::Embed(inputs) => return embedder.take(engine, inputs, metrics),
         Order::Change(change) => return change(engine),
     };
