@@ -1,19 +1,14 @@
 //! The sequences of one request as they come: tokens to text, stop strings, ends. It knows no wire format.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use ounce_engine::sampler::StopMatcher;
 use ounce_engine::{Finish, Scored};
 use ounce_formats::tokenizer::{DecodeStream, Tokenizer};
-use tokio::time::Instant;
 
 use crate::desk::Ticket;
 use crate::error::ApiError;
 use crate::worker::Event;
-
-/// Longest time of a request.
-const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What is new of one sequence.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +28,6 @@ pub struct Part {
 pub struct Answers {
     ticket: Ticket,
     sequences: Vec<Sequence>,
-    deadline: Instant,
     /// Tokens generated so far, of all sequences.
     pub tokens: usize,
     /// Prompt tokens that were in the cache, of all sequences.
@@ -50,7 +44,7 @@ impl Answers {
     pub fn new(ticket: Ticket, tokenizer: &Tokenizer, stop: &[String]) -> Answers {
         let sequence = || Sequence { decode: tokenizer.stream(), stop: StopMatcher::new(stop), ended: false };
         let sequences = ticket.satisfied.iter().map(|_| sequence()).collect();
-        Answers { ticket, sequences, deadline: Instant::now() + TIMEOUT, tokens: 0, cached: 0 }
+        Answers { ticket, sequences, tokens: 0, cached: 0 }
     }
 
     /// What comes next; nothing once every sequence has ended.
@@ -59,7 +53,7 @@ impl Answers {
     /// 503 where the server ends first or the request takes too long, 500 where the model cannot be run.
     pub async fn next(&mut self) -> Result<Option<Part>, ApiError> {
         while self.sequences.iter().any(|s| !s.ended) {
-            let event = tokio::time::timeout_at(self.deadline, self.ticket.events.recv());
+            let event = tokio::time::timeout_at(self.ticket.deadline, self.ticket.events.recv());
             let Some((index, event)) = event.await.map_err(|_| ApiError::timeout())? else {
                 return Err(ApiError::stopping("the server ended before the answer was complete"));
             };

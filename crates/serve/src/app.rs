@@ -1,6 +1,7 @@
 //! What every handler shares: the model's text side, its limits, the desk before the engine. It knows no endpoint.
 
 use std::collections::hash_map::RandomState;
+use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,13 +14,16 @@ use ounce_formats::tokenizer::Tokenizer;
 use ounce_grammar::{Form, Grammar, GrammarError, Grammars};
 use ounce_spec::model::GenerationConfig;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
+use crate::audit::Audit;
 use crate::desk::{Desk, Ticket};
 use crate::energy::{self, Energy};
 use crate::error::ApiError;
 use crate::facts::Facts;
 use crate::fields::Fields;
 use crate::guard::Keys;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::models::{AdapterFault, AdapterLimits, Models};
 
@@ -50,6 +54,9 @@ pub struct Options {
     pub adapters: AdapterLimits,
     /// How hidden states become an embedding.
     pub pooling: Pooling,
+    pub limits: Limits,
+    /// Where a line is written for each request: who asked, what for, how many tokens; never what was said.
+    pub audit: Option<Arc<File>>,
 }
 
 pub struct App {
@@ -66,6 +73,10 @@ pub struct App {
     pub keys: Keys,
     pub admin_keys: Keys,
     pub local_names_only: bool,
+    pub limits: Limits,
+    /// Bytes of large bodies that may still come.
+    pub bodies: Semaphore,
+    pub audit: Option<Audit>,
     pub metrics: Arc<Metrics>,
     pub energy: Energy,
     /// When it began to serve, seconds since 1970.
@@ -88,7 +99,7 @@ impl App {
         Ok(Arc::new(App {
             models,
             facts: Facts::of(&engine),
-            desk: Desk::open(engine, options.queue, metrics.clone())?,
+            desk: Desk::open(engine, options.queue, options.limits.answer, metrics.clone())?,
             served,
             context,
             vocab,
@@ -97,6 +108,9 @@ impl App {
             keys: Keys::new(&options.keys),
             admin_keys: Keys::new(&options.admin_keys),
             local_names_only: options.local_names_only,
+            limits: options.limits,
+            bodies: Semaphore::new(options.limits.bodies_bytes.min(Semaphore::MAX_PERMITS)),
+            audit: options.audit.clone().map(|file| Audit::new(file, metrics.clone())),
             metrics,
             energy: Energy::open(Path::new(energy::ZONES)),
             created: now(),

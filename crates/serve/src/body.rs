@@ -1,22 +1,21 @@
 //! The body of a request as JSON, within its limits. It knows no field.
 
-use std::time::Duration;
-
 use axum::body::to_bytes;
 use axum::extract::Request;
 use serde_json::Value;
 
 use crate::error::ApiError;
+use crate::limits::Limits;
 
 pub const MAX_BODY_BYTES: usize = 8 << 20;
 pub const MAX_DEPTH: usize = 64;
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// # Errors
 /// 413 for a body that is too large, 408 for one that does not come, 400 for one that is no JSON or nested too deep.
 pub async fn read(request: Request) -> Result<Value, ApiError> {
+    let patience = request.extensions().get().copied().unwrap_or(Limits::default()).body;
     let reading = to_bytes(request.into_body(), MAX_BODY_BYTES);
-    let bytes = match tokio::time::timeout(READ_TIMEOUT, reading).await {
+    let bytes = match tokio::time::timeout(patience, reading).await {
         Err(_) => return Err(ApiError::slow()),
         // The limit, or a connection that broke: then nobody reads the answer.
         Ok(Err(_)) => return Err(ApiError::body(MAX_BODY_BYTES)),

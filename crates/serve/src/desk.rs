@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ounce_engine::{Embedding, Engine, Request};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::audit;
 use crate::embedder::Inputs;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
@@ -22,6 +23,8 @@ const STACK_BYTES: usize = 64 << 20;
 /// What comes back for a request: events with the number of their sequence.
 pub struct Ticket {
     pub events: UnboundedReceiver<(usize, Event)>,
+    /// When patience with the answer ends.
+    pub deadline: tokio::time::Instant,
     /// For each sequence: set to end it early.
     pub satisfied: Vec<Arc<AtomicBool>>,
 }
@@ -34,14 +37,16 @@ pub struct Desk {
     places: Arc<Semaphore>,
     /// All places: sequences that run and wait.
     pub capacity: usize,
+    /// Longest time of an answer.
+    patience: Duration,
     closed: AtomicBool,
     cut: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Desk {
-    /// Starts the engine's thread, with `queue` places besides those that run.
-    pub fn open(engine: Engine, queue: usize, metrics: Arc<Metrics>) -> std::io::Result<Desk> {
+    /// Starts the engine's thread, with `queue` places besides those that run. An answer may take `patience`.
+    pub fn open(engine: Engine, queue: usize, patience: Duration, metrics: Arc<Metrics>) -> std::io::Result<Desk> {
         let capacity = engine.settings().slots + queue;
         // One more for a change.
         let (orders, incoming) = sync_channel(capacity + 1);
@@ -53,7 +58,7 @@ impl Desk {
             .stack_size(STACK_BYTES)
             .spawn(move || worker::run(engine, incoming, &metrics, &seen))?;
         let places = Arc::new(Semaphore::new(capacity));
-        Ok(Desk { orders, places, capacity, closed: AtomicBool::new(false), cut, thread })
+        Ok(Desk { orders, places, capacity, patience, closed: AtomicBool::new(false), cut, thread })
     }
 
     /// Queues the sequences of a request, all or none. Their prompts have been checked.
@@ -68,18 +73,21 @@ impl Desk {
         let mut places = self.places.clone().try_acquire_many_owned(wanted).map_err(|_| ApiError::busy())?;
         let (sender, events) = unbounded_channel();
         let received = Instant::now();
+        let tally = audit::current();
+        tally.iter().for_each(|tally| tally.prompt(requests.iter().map(|r| r.prompt.len()).sum()));
         let mut satisfied = Vec::new();
         for (index, request) in requests.into_iter().enumerate() {
             let place = places.split(1).expect("one place for each request");
             let flag = Arc::new(AtomicBool::new(false));
             satisfied.push(flag.clone());
-            let job = Job { request, index, events: sender.clone(), satisfied: flag, place, received };
+            let (events, tally) = (sender.clone(), tally.clone());
+            let job = Job { request, index, events, satisfied: flag, place, received, tally };
             // There is room for as many jobs as there are places.
             self.orders
                 .try_send(Order::Run(Box::new(job)))
                 .map_err(|_| ApiError::internal("the engine has stopped; restart the server"))?;
         }
-        Ok(Ticket { events, satisfied })
+        Ok(Ticket { events, satisfied, deadline: (received + self.patience).into() })
     }
 
     /// Queues the inputs of a request to be embedded: one place for all of them. They have been checked.

@@ -1,16 +1,20 @@
 //! Who may ask: keys, and the checks against web pages that reach for a server on their reader's machine. Counts the answers,
-//! as it sees all of them. It knows no endpoint.
+//! as it sees all of them, and has room for so many bytes of bodies only. It knows no endpoint.
 
 use std::sync::Arc;
 
+use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
+use tokio::sync::SemaphorePermit;
 
 use crate::app::App;
+use crate::audit;
+use crate::body::MAX_BODY_BYTES;
 use crate::error::ApiError;
 use crate::page;
 
@@ -33,22 +37,43 @@ const COUNTED: [&str; 11] = [
 pub const LOAD_ADAPTER: &str = "/v1/load_lora_adapter";
 pub const UNLOAD_ADAPTER: &str = "/v1/unload_lora_adapter";
 
-pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// Bodies up to this size need no room of their own: there cannot be more of them than connections.
+const SMALL_BODY_BYTES: usize = 64 << 10;
+
+pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let handler = COUNTED.into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
     let method = match *request.method() {
         Method::GET => "GET",
         Method::POST => "POST",
         _ => "other",
     };
-    let response = match admit(&app, &request) {
-        Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
+    request.extensions_mut().insert(app.limits);
+    let key = app.keys.holder(request.headers());
+    let shown = key.or_else(|| app.admin_keys.holder(request.headers()));
+    let tally = app.audit.as_ref().map(|audit| audit.begin(method, handler, shown.as_ref()));
+    let answer = async {
+        // The room is held until the answer begins: by then the body has been read and made a prompt.
+        match admit(&app, &request, key.is_some()).and_then(|()| room(&app, &request)) {
+            Ok(_room) => next.run(request).await,
+            Err(error) => error.into_response(),
+        }
     };
+    let response = audit::counted(tally, answer).await;
     app.metrics.http(handler, method, response.status().as_u16());
     response
 }
 
-fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
+/// Room for the body of a request, where it is large enough to count.
+fn room<'a>(app: &'a App, request: &Request) -> Result<Option<SemaphorePermit<'a>>, ApiError> {
+    // A body that does not say how large it is may become as large as any.
+    let most = request.body().size_hint().upper().map_or(MAX_BODY_BYTES, |bytes| bytes as usize).min(MAX_BODY_BYTES);
+    if most <= SMALL_BODY_BYTES {
+        return Ok(None);
+    }
+    app.bodies.try_acquire_many(most as u32).map(Some).map_err(|_| ApiError::busy())
+}
+
+fn admit(app: &App, request: &Request, known: bool) -> Result<(), ApiError> {
     let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"));
     let host = text(HOST);
     // DNS rebinding: a page's own name that points here. A client without a name is no browser.
@@ -63,7 +88,7 @@ fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
     if matches!(request.uri().path(), LOAD_ADAPTER | UNLOAD_ADAPTER) {
         return admit_admin(app, request.headers());
     }
-    if is_open(request.uri().path()) || app.keys.allow(request.headers()) { Ok(()) } else { Err(ApiError::key()) }
+    if is_open(request.uri().path()) || app.keys.none() || known { Ok(()) } else { Err(ApiError::key()) }
 }
 
 /// Paths without a key: whoever watches whether the server lives has none, and the page asks for it.
@@ -106,15 +131,17 @@ impl Keys {
     }
 
     fn allow(&self, headers: &HeaderMap) -> bool {
-        if self.none() {
-            return true;
-        }
+        self.none() || self.holder(headers).is_some()
+    }
+
+    /// The digest of the key that a request brings, where it is one of these.
+    fn holder(&self, headers: &HeaderMap) -> Option<[u8; 32]> {
         let sent = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
         let (scheme, key) = sent.split_at(sent.len().min(7));
         let sent = digest(key);
         // Every key is compared, and every byte of it.
         let found = self.0.iter().fold(false, |found, key| found | equal(key, &sent));
-        found && scheme.eq_ignore_ascii_case(b"bearer ")
+        (found && scheme.eq_ignore_ascii_case(b"bearer ")).then_some(sent)
     }
 }
 
@@ -145,12 +172,12 @@ mod tests {
         let keys = Keys::new(&["secret".into(), "other".into()]);
         let sent = |value: &str| HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
         for right in ["Bearer secret", "bearer other"] {
-            assert!(keys.allow(&sent(right)), "{right}");
+            assert!(keys.holder(&sent(right)).is_some(), "{right}");
         }
         for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic  secret", "secret", "Bearer"] {
-            assert!(!keys.allow(&sent(wrong)), "{wrong}");
+            assert!(keys.holder(&sent(wrong)).is_none(), "{wrong}");
         }
-        assert!(!keys.allow(&HeaderMap::new()));
-        assert!(Keys::new(&[]).allow(&HeaderMap::new()));
+        assert!(keys.holder(&HeaderMap::new()).is_none() && !keys.none());
+        assert!(Keys::new(&[]).none());
     }
 }

@@ -52,6 +52,8 @@ struct Counts {
     request: Histogram,
     request_prompt: Histogram,
     request_generation: Histogram,
+    /// Lines of the audit log that could not be written.
+    audit_failures: u64,
     /// By handler, method and status.
     http: BTreeMap<(&'static str, String, u16), u64>,
 }
@@ -122,6 +124,10 @@ impl Metrics {
         counts.request_generation.observe(TOKENS, tokens as f64);
     }
 
+    pub fn audit_failed(&self) {
+        self.counts().audit_failures += 1;
+    }
+
     pub fn http(&self, handler: &'static str, method: &str, status: u16) {
         *self.counts().http.entry((handler, method.to_owned(), status)).or_default() += 1;
     }
@@ -174,6 +180,9 @@ impl Metrics {
             let _ = writeln!(out, "vllm:{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
             let _ = writeln!(out, "vllm:{name}_sum{{{labels}}} {sum}\nvllm:{name}_count{{{labels}}} {count}");
         }
+        let name = "ounce:audit_failures_total";
+        let help = "Lines of the audit log that could not be written.";
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}", counts.audit_failures);
         let name = "http_requests_total";
         let _ = writeln!(out, "# HELP {name} Answers, by path, method and status.\n# TYPE {name} counter");
         for ((handler, method, status), n) in &counts.http {

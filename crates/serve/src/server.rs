@@ -1,32 +1,37 @@
-//! Sockets and the end of a server: it accepts connections until it is told to stop, then lets running requests finish. It
-//! knows no endpoint.
+//! The beginning and the end of a server: it accepts connections until it is told to stop, then lets running requests finish.
+//! It knows no endpoint.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::app::App;
+use crate::connection;
 use crate::router::router;
 
-/// Largest head of a request.
-const MAX_HEADER_BYTES: usize = 32 << 10;
-/// A client that takes longer to send a head is cut off; so is a connection that idles as long.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Threads that render and tokenize: few, so that long prompts leave the processor to the engine.
 const TEXT_THREADS: usize = 2;
 /// How often the flag that stops a server is looked at.
 const POLL: Duration = Duration::from_millis(50);
-/// For the last bytes of answers, once no sequence runs.
+/// For the last bytes of answers, once no sequence runs: at least.
 const CLOSING: Duration = Duration::from_secs(2);
+/// Connections beyond the limit that are told so at a time; further ones are closed without a word.
+const REFUSALS: usize = 64;
+/// For a client that is told so to go.
+const LEAVING: Duration = Duration::from_secs(1);
+const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+    connection: close\r\ncontent-length: 128\r\n\r\n\
+    {\"error\":{\"message\":\"too many connections; try again later\",\"type\":\"server_error\",\"param\":null,\
+    \"code\":\"too_many_connections\"}}";
 
 /// Why a server cannot serve.
 #[derive(Debug)]
@@ -69,7 +74,7 @@ pub fn run(
         let listener = TcpListener::bind(address).await.map_err(|reason| ServeError::Bind { address, reason })?;
         ready(listener.local_addr().map_err(ServeError::Start)?);
         let (closing, closed) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, router(app.clone()), closed));
+        let accepting = tokio::spawn(accept(listener, app.clone(), closed));
         while !stop.load(Ordering::Relaxed) {
             sleep(POLL).await;
         }
@@ -81,40 +86,71 @@ pub fn run(
         app.desk.cut();
         // Connections finish what they write; each holds a receiver until it is gone.
         let _ = closing.send(true);
-        let _ = timeout(CLOSING, closing.closed()).await;
+        let _ = timeout_at(end.max(Instant::now() + CLOSING), closing.closed()).await;
         accepting.abort();
         Ok(())
     })
 }
 
 /// Takes connections until the server closes.
-async fn accept(listener: TcpListener, router: Router, mut closing: watch::Receiver<bool>) {
+async fn accept(listener: TcpListener, app: Arc<App>, mut closing: watch::Receiver<bool>) {
+    let router: Router = router(app.clone());
+    let (places, refusals) = (Arc::new(Semaphore::new(app.limits.connections)), Arc::new(Semaphore::new(REFUSALS)));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = closing.changed() => return,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                tokio::spawn(connection(stream, router.clone(), closing.clone()));
+        // Too many open files, or a client that left at once: others go on.
+        let Ok((stream, _)) = accepted else {
+            sleep(POLL).await;
+            continue;
+        };
+        if let Ok(place) = places.clone().try_acquire_owned() {
+            let connection = connection::serve(stream, router.clone(), app.limits, closing.clone());
+            tokio::spawn(async move {
+                connection.await;
+                drop(place);
+            });
+        } else {
+            app.metrics.http("connection", "other", 503);
+            if let Ok(place) = refusals.clone().try_acquire_owned() {
+                tokio::spawn(async move {
+                    let _ = timeout(LEAVING, refuse(stream)).await;
+                    drop(place);
+                });
             }
-            // Too many open files, or a client that left at once: others go on.
-            Err(_) => sleep(POLL).await,
         }
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, mut closing: watch::Receiver<bool>) {
-    // Tokens are small; waiting to send several at once would be felt.
-    let _ = stream.set_nodelay(true);
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_header_size(MAX_HEADER_BYTES);
-    let mut connection =
-        std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
-    // A connection that breaks concerns its client only.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = closing.changed() => connection.as_mut().graceful_shutdown(),
+/// Answers whoever comes beyond the limit, and takes what it sends until it goes: were the socket closed before, the answer
+/// would be lost with what nobody has read.
+async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.writable().await?;
+    stream.try_write(TOO_MANY.as_bytes())?;
+    poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await?;
+    let mut taken = [0; 4096];
+    loop {
+        stream.readable().await?;
+        match stream.try_read(&mut taken) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
     }
-    let _ = connection.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_is_an_error_of_the_api() {
+        let (head, body) = TOO_MANY.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes", body.len());
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["error"]["code"], "too_many_connections");
+    }
 }

@@ -10,6 +10,7 @@ use ounce_engine::{Engine, Finish, Output, Request, Scored, SeqId};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::audit::Tally;
 use crate::embedder::{Embedder, Inputs};
 use crate::metrics::{Ended, Metrics};
 
@@ -33,6 +34,8 @@ pub struct Job {
     /// Its place among those that run or wait, free again when the sequence has ended.
     pub place: OwnedSemaphorePermit,
     pub received: Instant,
+    /// Where its tokens are counted for the audit log.
+    pub tally: Option<Arc<Tally>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +58,7 @@ struct Client {
     satisfied: Arc<AtomicBool>,
     place: OwnedSemaphorePermit,
     received: Instant,
+    tally: Option<Arc<Tally>>,
 }
 
 /// A job that the engine has.
@@ -112,11 +116,11 @@ fn take(
         Order::Embed(inputs) => return embedder.take(engine, inputs, metrics),
         Order::Change(change) => return change(engine),
     };
-    let Job { request, index, events, satisfied, place, received } = *job;
+    let Job { request, index, events, satisfied, place, received, tally } = *job;
     let prompt = request.prompt.len();
     let id = engine.submit(request).expect("prompts are checked before they get a place, and adapters stay");
     metrics.prompt(prompt);
-    let client = Client { index, events, satisfied, place, received };
+    let client = Client { index, events, satisfied, place, received, tally };
     open.insert(id, Open { client, first: None, last: received, tokens: 0 });
 }
 
@@ -129,7 +133,10 @@ fn deliver(output: Output, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
     };
     let Some(sequence) = open.get_mut(&id) else { return };
     match &event {
-        Event::Started { cached } => metrics.started(sequence.client.received.elapsed(), *cached),
+        Event::Started { cached } => {
+            metrics.started(sequence.client.received.elapsed(), *cached);
+            sequence.client.tally.iter().for_each(|tally| tally.cached(*cached));
+        }
         Event::Token(_) => sequence.count(metrics),
         Event::Prompt(_) | Event::Finished(..) | Event::Failed => {}
     }
@@ -156,6 +163,7 @@ impl Open {
         self.first.get_or_insert(now);
         self.last = now;
         self.tokens += 1;
+        self.client.tally.iter().for_each(|tally| tally.token());
     }
 
     /// Whether nobody waits for it any more.

@@ -5,37 +5,13 @@ mod common;
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{Server, app, read};
+use common::{PATIENCE, Server, app, eventually, four, long, read};
 use serde_json::{Value, json};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn long(seed: usize) -> Value {
-    let temperature = if seed.is_multiple_of(2) { 0.0 } else { 1.0 };
-    json!({"prompt": format!("prompt {seed}"), "max_tokens": 50, "ignore_eos": true, "temperature": temperature,
-        "seed": seed, "stream": true})
-}
-
-/// Work that takes a tiny model long enough to be caught at.
-fn four(seed: usize) -> Value {
-    let mut body = long(seed);
-    body["n"] = 4.into();
-    body
-}
 
 fn text(events: &[Value]) -> String {
     events.iter().filter_map(|e| e["choices"][0]["text"].as_str()).collect()
-}
-
-/// Waits until something holds.
-fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]
@@ -64,14 +40,8 @@ fn clients_that_leave_free_their_places() {
         .collect();
     eventually("the requests are in", || server.metric("vllm:num_requests_waiting") > 20.0);
     drop(open);
-    eventually("all places are free", || {
-        server.metric("vllm:num_requests_running") + server.metric("vllm:num_requests_waiting") == 0.0
-    });
-    let ended = |reason: &str| {
-        let labels =
-            format!("vllm:request_success_total{{model_name=\"tiny\",engine=\"0\",finished_reason=\"{reason}\"}}");
-        server.metric(&labels)
-    };
+    eventually("all places are free", || server.busy() == 0.0);
+    let ended = |reason: &str| server.ended(reason);
     assert!(ended("abort") > 10.0, "{} {} {}", ended("abort"), ended("stop"), ended("length"));
     assert_eq!(server.post("/v1/completions", &long(1)).status, 200);
 }
@@ -105,14 +75,14 @@ fn a_full_queue_answers_429_and_the_rest_go_on() {
 
 #[test]
 fn a_server_that_is_told_to_stop_finishes_what_runs() {
-    let server = Server::start(app(1, 255), PATIENCE);
+    let server = Server::start(app(1, 399), PATIENCE);
     // A request whose body comes after the word.
     let body = long(0).to_string();
     let mut late = TcpStream::connect(server.address).unwrap();
     let head = format!("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
     late.write_all(head.as_bytes()).unwrap();
     let open: Vec<TcpStream> =
-        (0..64).map(|seed| server.send("POST", "/v1/completions", "", &four(seed).to_string())).collect();
+        (0..100).map(|seed| server.send("POST", "/v1/completions", "", &four(seed).to_string())).collect();
     eventually("the requests are in", || server.metric("vllm:num_requests_waiting") > 20.0);
     server.tell_to_stop();
     std::thread::sleep(Duration::from_millis(200));

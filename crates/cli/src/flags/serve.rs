@@ -20,9 +20,10 @@ pub enum Pooling {
     ounce serve ./smollm2\n  \
     ounce serve base.gguf --adapter runs/a --name notes --port 8080\n  \
     ounce serve base.gguf --adapter legal=runs/a --adapter notes=runs/b --watch runs\n  \
-    ounce serve ./smollm2 --host 0.0.0.0 --api-key-file keys.txt\n  \
+    ounce serve ./smollm2 --host 0.0.0.0 --api-key-file keys.txt --audit-log audit.jsonl\n  \
     curl http://127.0.0.1:8000/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n\n\
     Endpoints: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /v1/load_lora_adapter, /v1/unload_lora_adapter, /tokenize, /detokenize, /health, /version, /metrics.\n\
+    Who is slow is hung up on: 10 s for a head, 60 s for a body, 60 s of silence, 600 s for an answer.\n\
     Ctrl-C or SIGTERM: new requests are refused, running ones finish; a second one ends it at once.")]
 pub struct Args {
     #[command(flatten)]
@@ -70,6 +71,13 @@ pub struct Args {
     /// Answers that may wait; beyond them requests are refused with 429
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub queue: u16,
+    /// Connections at a time; beyond them clients are told to try again later, with 503
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+    /// Append a line of JSON to a file for each request: time, key (the beginning of its SHA-256), endpoint, status, tokens;
+    /// never what was said
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
     /// Longest time that running answers have to finish after Ctrl-C or SIGTERM, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain_timeout: u64,

@@ -3,11 +3,15 @@
 mod adapters;
 mod watch;
 
+use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ounce_serve::{AdapterLimits, App, Options, ServeError, Served};
+use ounce_serve::{AdapterLimits, App, Limits, Options, ServeError, Served};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
 use self::watch::Watch;
@@ -28,6 +32,9 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
     }
     let admin_keys = args.admin_key_file.as_deref().map_or(Ok(Vec::new()), read_keys)?;
     let adapters = adapters::parse(&args.adapter)?;
+    // Before the model, whose loading takes a while: what cannot be written is known now.
+    let audit = args.audit_log.as_deref().map(open_audit).transpose()?;
+    let connections = connections(context, args.max_connections as usize);
     let signals = Signals::listen();
     let speaker = Speaker::open(context, &args.model, None, args.parallel.into())?;
     let name = args.name.unwrap_or_else(|| name_of(&args.model.model));
@@ -50,6 +57,8 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
             bytes: args.adapter_mem,
             roots: args.adapter_root.iter().map(|root| std::path::absolute(root).unwrap_or_default()).collect(),
         },
+        limits: Limits { connections, ..Limits::default() },
+        audit,
     };
     let served = Served {
         name: name.clone(),
@@ -106,6 +115,32 @@ fn failed(error: &ServeError) -> CliError {
         }
         ServeError::Start(_) => "check the limits of this process: ulimit -a",
     })
+}
+
+/// Files besides connections: weights, logs, the listening socket.
+const OTHER_FILES: u64 = 64;
+
+/// As many connections as are wanted, or as the system lets this process have after asking for all that it may.
+fn connections(context: &Context, wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let enough = |limit: Option<u64>| limit.is_none_or(|n| n >= wanted as u64 + OTHER_FILES);
+    if enough(limit.current) {
+        return wanted;
+    }
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let allowed = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    if enough(allowed) {
+        return wanted;
+    }
+    let connections = allowed.map_or(wanted, |n| n.saturating_sub(OTHER_FILES).max(1) as usize);
+    context.out.note(format!("{connections} connections at a time: the process may not open more files (ulimit -n)"));
+    connections
+}
+
+/// Opens the audit log for its owner only, to append: lines of an earlier server stay.
+fn open_audit(path: &Path) -> Result<Arc<File>> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    file.map(Arc::new).map_err(|e| CliError::write(path, &e))
 }
 
 /// The keys of a file, one a line; lines that begin with # are notes.

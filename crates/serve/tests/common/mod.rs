@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ounce_engine::{Engine, Settings};
 use ounce_formats::template::ChatTemplate;
@@ -46,12 +46,11 @@ fn served_with(template: &str, control: &str) -> Served {
 }
 
 pub fn app(slots: usize, queue: usize) -> Arc<App> {
-    App::start(
-        engine(slots),
-        served(),
-        &Options { queue, keys: Vec::new(), local_names_only: true, ..Options::default() },
-    )
-    .unwrap()
+    app_with_options(slots, &Options { queue, local_names_only: true, ..Options::default() })
+}
+
+pub fn app_with_options(slots: usize, options: &Options) -> Arc<App> {
+    App::start(engine(slots), served(), options).unwrap()
 }
 
 /// Two sequences of 256 tokens at a time, on another model, with this chat template and a control token.
@@ -81,6 +80,42 @@ fn tokenizer_json(control: &str) -> String {
     json!({"version": "1.0", "added_tokens": added, "pre_tokenizer": bytes, "decoder": bytes,
         "model": {"type": "BPE", "unk_token": control, "vocab": vocab, "merges": []}})
     .to_string()
+}
+
+/// A number of a test: small by default, that of the promise with `OUNCE_SOAK=1`, as `cargo xtask soak` sets it.
+pub fn pick<T>(short: T, full: T) -> T {
+    if is_soak() { full } else { short }
+}
+
+pub fn is_soak() -> bool {
+    std::env::var_os("OUNCE_SOAK").is_some_and(|value| value == "1")
+}
+
+/// Longest wait for what is to happen.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something holds; how long that took.
+pub fn eventually(what: &str, holds: impl Fn() -> bool) -> Duration {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    start.elapsed()
+}
+
+/// A stream of fifty tokens.
+pub fn long(seed: usize) -> Value {
+    let temperature = if seed.is_multiple_of(2) { 0.0 } else { 1.0 };
+    json!({"prompt": format!("prompt {seed}"), "max_tokens": 50, "ignore_eos": true, "temperature": temperature,
+        "seed": seed, "stream": true})
+}
+
+/// Work that takes a tiny model long enough to be caught at.
+pub fn four(seed: usize) -> Value {
+    let mut body = long(seed);
+    body["n"] = 4.into();
+    body
 }
 
 /// Numbers that depend on the seed only (SplitMix64, Steele et al. 2014).
@@ -143,6 +178,17 @@ impl Server {
 
     pub fn get(&self, path: &str) -> Answer {
         read(self.send("GET", path, "", ""))
+    }
+
+    /// Sequences that run or wait.
+    pub fn busy(&self) -> f64 {
+        self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting")
+    }
+
+    /// Sequences that ended, by how.
+    pub fn ended(&self, reason: &str) -> f64 {
+        let labels = format!("{{model_name=\"tiny\",engine=\"0\",finished_reason=\"{reason}\"}}");
+        self.metric(&format!("vllm:request_success_total{labels}"))
     }
 
     /// The value of a line of `/metrics`.

@@ -1,0 +1,188 @@
+//! One connection, and how long its client may take: to send a head, to come with the next request, to take what it is sent.
+//! Who is too slow is hung up on, so that nobody can hold a connection by doing nothing. It knows no endpoint.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::held::{Held, Keep};
+use crate::limits::Limits;
+
+/// Largest head of a request.
+const MAX_HEADER_BYTES: usize = 32 << 10;
+/// How often a connection that is within its limits is looked at again.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Serves what comes over `stream` until either side has enough, or `closing` changes and the answer that is under way is out.
+pub async fn serve(stream: TcpStream, router: Router, limits: Limits, mut closing: watch::Receiver<bool>) {
+    // Tokens are small; waiting to send several at once would be felt.
+    let _ = stream.set_nodelay(true);
+    let clock = Arc::new(Clock::default());
+    let mut builder = http1::Builder::new();
+    // The limit of a head is kept here: hyper's would hold for the silence between requests, too.
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_header_size(MAX_HEADER_BYTES);
+    let (router, seen) = (TowerToHyperService::new(router), clock.clone());
+    let service = service_fn(move |request: Request<Incoming>| {
+        seen.enter(Phase::Request);
+        let (answer, open) = (router.call(request), Open(seen.clone()));
+        async move {
+            let response: Response<Body> = answer.await?;
+            Ok::<_, std::convert::Infallible>(response.map(|body| Held::new(body, open)))
+        }
+    });
+    let socket = Watched { stream, clock: clock.clone() };
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let mut told = false;
+    loop {
+        let now = Instant::now();
+        let deadline = clock.deadline(&limits);
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return;
+        }
+        let look = deadline.map_or(now + LOOK, |deadline| deadline.min(now + LOOK));
+        tokio::select! {
+            // A connection that breaks concerns its client only.
+            _ = connection.as_mut() => return,
+            _ = closing.changed(), if !told => {
+                connection.as_mut().graceful_shutdown();
+                told = true;
+            }
+            () = sleep_until(look) => {}
+        }
+    }
+}
+
+/// What a connection is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The rest of a head.
+    Head,
+    /// The server: the limits of bodies and answers hold.
+    Request,
+    /// The client's next request.
+    Idle,
+}
+
+/// Since when a connection has been waiting for its client.
+struct Clock(Mutex<Waiting>);
+
+struct Waiting {
+    phase: Phase,
+    since: Instant,
+    /// Bytes have been waiting to be taken since then.
+    stalled: Option<Instant>,
+}
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock(Mutex::new(Waiting { phase: Phase::Head, since: Instant::now(), stalled: None }))
+    }
+}
+
+impl Clock {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn enter(&self, phase: Phase) {
+        let mut waiting = self.waiting();
+        (waiting.phase, waiting.since) = (phase, Instant::now());
+    }
+
+    /// When patience ends, if nothing happens.
+    fn deadline(&self, limits: &Limits) -> Option<Instant> {
+        let waiting = self.waiting();
+        let patience = match waiting.phase {
+            Phase::Head => Some(limits.head),
+            Phase::Request => None,
+            Phase::Idle => Some(limits.idle),
+        };
+        let ends = patience.map(|patience| waiting.since + patience);
+        ends.into_iter().chain(waiting.stalled.map(|since| since + limits.stall)).min()
+    }
+}
+
+/// An answer that is under way.
+struct Open(Arc<Clock>);
+
+impl Keep for Open {
+    fn complete(&mut self) {}
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.enter(Phase::Idle);
+    }
+}
+
+/// A socket that tells when it is waited for.
+struct Watched {
+    stream: TcpStream,
+    clock: Arc<Clock>,
+}
+
+impl Watched {
+    /// Notes whether the client takes what it is sent.
+    fn noted<T>(&self, polled: Poll<T>) -> Poll<T> {
+        let mut waiting = self.clock.waiting();
+        match polled {
+            Poll::Pending => drop(waiting.stalled.get_or_insert_with(Instant::now)),
+            Poll::Ready(_) => waiting.stalled = None,
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context, buf: &mut ReadBuf) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before && self.clock.waiting().phase == Phase::Idle {
+            self.clock.enter(Phase::Head);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.noted(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context,
+        bufs: &[io::IoSlice],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.noted(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,172 @@
+//! Clients that are slow or greedy: what they hold is taken from them, others are answered meanwhile, and each limit has its
+//! answer.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use common::{Server, app_with_options, eventually, long, pick, read};
+use ounce_serve::{Limits, Options};
+use serde_json::{Value, json};
+
+fn server(limits: Limits) -> Server {
+    let options = Options { queue: 16, local_names_only: true, limits, ..Options::default() };
+    Server::start(app_with_options(2, &options), Duration::from_secs(5))
+}
+
+fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+/// Waits until the other side hangs up; anything it says before is an error.
+fn hung_up(stream: &mut TcpStream) {
+    match stream.read(&mut [0; 64]) {
+        Ok(0) => {}
+        Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {}
+        other => panic!("still there: {other:?}"),
+    }
+}
+
+/// A request on a connection that stays open, and its status.
+fn ask(stream: &mut TcpStream, path: &str) -> String {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+    let mut taken = [0; 4096];
+    let n = stream.read(&mut taken).unwrap();
+    String::from_utf8_lossy(&taken[..n]).split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+/// The head of a request with a body of `length` bytes.
+fn post(path: &str, length: usize) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n")
+}
+
+#[test]
+fn half_heads_are_hung_up_on_and_hold_up_nobody() {
+    let (sockets, head) = pick((200, Duration::from_millis(500)), (500, Duration::from_secs(10)));
+    let server = server(Limits { head, ..Limits::default() });
+    let began = Instant::now();
+    let mut slow: Vec<TcpStream> = (0..sockets).map(|_| connect(&server)).collect();
+    slow.iter_mut().for_each(|s| s.write_all(b"GET /health HTTP/1.1\r\nX").unwrap());
+    let mut slowest = Duration::ZERO;
+    while began.elapsed() < head * 2 {
+        // A byte now and then buys no time.
+        slow.iter_mut().for_each(|s| drop(s.write_all(b"x")));
+        let asked = Instant::now();
+        assert_eq!(server.get("/health").status, 200);
+        slowest = slowest.max(asked.elapsed());
+        std::thread::sleep(head / 10);
+    }
+    slow.iter_mut().for_each(hung_up);
+    println!("{sockets} half heads: the slowest answer beside them took {slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+}
+
+#[test]
+fn silence_between_requests_has_a_limit_of_its_own() {
+    let (head, idle) = (Duration::from_millis(100), Duration::from_millis(700));
+    let server = server(Limits { head, idle, ..Limits::default() });
+    let mut stream = connect(&server);
+    assert_eq!(ask(&mut stream, "/health"), "200");
+    // Longer than a head may take, shorter than the silence.
+    std::thread::sleep(head * 3);
+    assert_eq!(ask(&mut stream, "/health"), "200");
+    let began = Instant::now();
+    hung_up(&mut stream);
+    assert!(began.elapsed() > idle / 2, "{:?}", began.elapsed());
+    // And the head of the next request has the limit of heads.
+    let mut stream = connect(&server);
+    assert_eq!(ask(&mut stream, "/health"), "200");
+    stream.write_all(b"GET /").unwrap();
+    let began = Instant::now();
+    hung_up(&mut stream);
+    assert!(began.elapsed() < idle, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_body_that_does_not_come_is_a_408() {
+    let server = server(Limits { body: Duration::from_millis(200), ..Limits::default() });
+    let mut stream = connect(&server);
+    stream.write_all(format!("{}{{\"prompt\"", post("/v1/completions", 1000)).as_bytes()).unwrap();
+    let answer = read(stream);
+    assert_eq!((answer.status, answer.json()["error"]["type"].as_str()), (408, Some("invalid_request_error")));
+}
+
+#[test]
+fn an_answer_that_takes_too_long_ends_and_frees_its_place() {
+    let server = server(Limits { answer: Duration::from_millis(1), ..Limits::default() });
+    let mut body = long(0);
+    body["n"] = 8.into();
+    let (events, done) = server.post("/v1/completions", &body).events();
+    assert_eq!((events.last().unwrap()["error"]["code"].as_str(), done), (Some("timeout"), false));
+    body["stream"] = false.into();
+    let answer = server.post("/v1/completions", &body);
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("timeout")));
+    eventually("the places are free", || server.busy() == 0.0);
+}
+
+#[test]
+fn connections_beyond_the_limit_are_told_so() {
+    let server = server(Limits { connections: 4, ..Limits::default() });
+    let mut open: Vec<TcpStream> = (0..4).map(|_| connect(&server)).collect();
+    assert!(open.iter_mut().all(|stream| ask(stream, "/health") == "200"));
+    let answer = server.post("/v1/completions", &long(1));
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("too_many_connections")));
+    assert!(answer.head.contains("retry-after: 1"), "{}", answer.head);
+    assert_eq!(ask(&mut open[0], "/health"), "200");
+    // More than are told so at a time: none of them does harm.
+    let crowd: Vec<TcpStream> = (0..100).map(|_| connect(&server)).collect();
+    drop((crowd, open.pop()));
+    eventually("a place is free", || server.get("/health").status == 200);
+}
+
+#[test]
+fn large_bodies_share_a_fixed_room() {
+    let server = server(Limits { bodies_bytes: 1 << 20, ..Limits::default() });
+    let mut slow = connect(&server);
+    slow.write_all(format!("{}{{", post("/tokenize", 800_000)).as_bytes()).unwrap();
+    let large = json!({"prompt": "x".repeat(500_000)});
+    eventually("the room is taken", || server.post("/tokenize", &large).status == 429);
+    // Of unknown length, it may become as large as any.
+    let chunked = "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let mut stream = connect(&server);
+    stream.write_all(chunked.as_bytes()).unwrap();
+    assert_eq!(read(stream).status, 429);
+    assert_eq!(server.post("/tokenize", &json!({"prompt": "small"})).status, 200);
+    drop(slow);
+    eventually("the room is free", || server.post("/tokenize", &large).status == 200);
+}
+
+#[test]
+fn numbers_beyond_the_limits_name_their_field() {
+    let server = server(Limits::default());
+    let messages = |n: usize| vec![json!({"role": "user", "content": "x"}); n];
+    let chat = |field: &str, value: Value| {
+        let mut body = json!({"messages": messages(1), "max_tokens": 1});
+        body[field] = value;
+        server.post("/v1/chat/completions", &body)
+    };
+    let bias: serde_json::Map<String, Value> = (0..1025).map(|id| (id.to_string(), json!(0))).collect();
+    for (field, value) in [
+        ("messages", Value::Array(messages(2049))),
+        ("stop", json!(["a", "b", "c", "d", "e"])),
+        ("n", json!(9)),
+        ("top_logprobs", json!(21)),
+        ("logit_bias", Value::Object(bias)),
+        ("max_tokens", json!(0)),
+    ] {
+        let answer = chat(field, value);
+        let param = answer.json()["error"]["param"].clone();
+        assert_eq!((answer.status, param.as_str()), (400, Some(field)), "{}", answer.body);
+    }
+    for (field, value) in [("stop", json!(["a", "b", "c", "d"])), ("n", json!(8)), ("logit_bias", json!({"5": 1}))] {
+        assert_eq!(chat(field, value).status, 200, "{field}");
+    }
+    // Nothing is cut in silence: both numbers are in the error.
+    let answer = server.post("/v1/completions", &json!({"prompt": vec![5; 64], "max_tokens": 1}));
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("context_length_exceeded")));
+    assert!(answer.body.contains("has 64 tokens") && answer.body.contains("has 64 positions"), "{}", answer.body);
+}
