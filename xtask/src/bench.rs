@@ -15,6 +15,7 @@ mod kernels;
 mod machine;
 mod measure;
 mod options;
+mod serve;
 mod table;
 mod train;
 
@@ -34,9 +35,12 @@ pub fn run(what: &str, args: &[&str]) -> Result<(), String> {
         "forecast" => (PAGE, forecast::run(&options, &peers)?),
         "kernels" => (PAGE, kernels::run(&options, &peers)?),
         "cores" => (PAGE, cores::run(&options, &peers)?),
+        "serve" => (PAGE, serve::run(&options, &peers)?),
         "curves" => ("docs/PRECISION.md", curves::run(&options, &peers)?),
         other => {
-            return Err(format!("there is no benchmark `{other}`: kernels, train, decode, cores, forecast or curves"));
+            return Err(format!(
+                "there is no benchmark `{other}`: kernels, train, decode, serve, cores, forecast or curves"
+            ));
         }
     };
     let command = [&["PEERS=… cargo xtask bench", what], args].concat().join(" ");

@@ -23,6 +23,7 @@ usage: cargo xtask <chore>
   assets --python   the same, the pinned Python packages, and what they compute with the real models
   test              everything: assets, format, lints, tidy, tests, NEON, parity with the Python peers
   ci                what the continuous integration runs: the same as test
+  soak              the load tests of the server with the full numbers of what is promised (a quarter of an hour)
   neon              the tests of the NEON table under qemu (needs a cross compiler; says what is missing)
   tidy              layering, file lengths, forbidden words, licences; prints the lines per crate
   map               write the code map in docs/ARCHITECTURE.md from the first sentence of each file
@@ -31,11 +32,12 @@ usage: cargo xtask <chore>
   bench kernels     products and attention beside PyTorch's, which is in the folder PEERS
   bench train       speed and memory of training beside PyTorch + PEFT, also there
   bench decode      speed and memory of one sequence beside llama.cpp, also there
+  bench serve       many streams at a time beside llama.cpp's server, also there
   bench cores       training and decoding on one core, on two, and with one of two taken by another process
   bench forecast    what `ounce tune` forecasts beside what it then takes
   bench curves      losses of every precision mode beside those of f32 (an hour)
                     flags: --write (into docs/BENCHMARKS.md or docs/PRECISION.md) --quick --compile --rounds --threads
-                    train, curves: --batch --length --steps; decode: --prompt --tokens --runs; cores: both
+                    train, curves: --batch --length --steps; decode, serve: --prompt --tokens --runs; cores: both
 
 environment: OUNCE_ASSETS is the folder of the fetched files (default: assets in the workspace)";
 
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         ["assets", "smollm2"] => assets::fetch_smollm2(),
         ["assets", "--python"] => assets::fetch_all().and_then(|()| python::ensure_reference()),
         ["test"] | ["ci"] => test::run_all(),
+        ["soak"] => test::soak(),
         ["neon"] => neon::run(),
         ["tidy"] => tidy::run(),
         ["map"] => tidy::write_map(),

@@ -20,6 +20,26 @@ pub fn python3(modules: &[&str]) -> Result<PathBuf, String> {
 
 /// The interpreter of the peers' environment in `assets/venv`; makes it where it is missing or its pins have changed.
 pub fn ensure_venv() -> Result<PathBuf, String> {
+    let python = ensure_peers()?;
+    // lm-eval and what it loads lie on top, so that a change there does not install PyTorch again.
+    let pins_path = place::workspace().join("xtask/golden/requirements-lm-eval.txt");
+    let stamp = place::assets().join("venv/lm-eval.sha256");
+    let sha = fetch::sha256_file(&pins_path)?;
+    if !fs::read_to_string(&stamp).is_ok_and(|s| s == sha) {
+        println!("assets: installing lm-eval");
+        install(&python, &pins_path)?;
+        fetch::write_whole(&stamp, sha.as_bytes())?;
+    }
+    Ok(python)
+}
+
+/// Installs what a file lists, and nothing that it does not list.
+fn install(python: &Path, pins: &Path) -> Result<(), String> {
+    let args = ["-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check", "-r"];
+    proc::run(Command::new(python).args(args).arg(pins))
+}
+
+fn ensure_peers() -> Result<PathBuf, String> {
     let pins_path = place::workspace().join("xtask/golden/requirements.txt");
     let pins = fs::read(&pins_path).map_err(|e| format!("cannot read {}: {e}", pins_path.display()))?;
     let venv = place::assets().join("venv");
@@ -35,11 +55,7 @@ pub fn ensure_venv() -> Result<PathBuf, String> {
     proc::run(Command::new(system).args(["-m", "venv", "--clear"]).arg(&venv))?;
     // The file lists every package with its version, so pip resolves nothing (--no-deps) and leaves out what CPU runs never
     // load, the largest of which is triton (1 GB).
-    proc::run(
-        Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check", "-r"])
-            .arg(&pins_path),
-    )?;
+    install(&python, &pins_path)?;
     let seen = "import torch, transformers, peft, gguf, safetensors, numpy, jinja2, ollama, openai";
     proc::capture(Command::new(&python).args(["-c", seen]))?;
     // The stamp is written last: an install that was cut off is made again.

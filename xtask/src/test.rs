@@ -103,6 +103,19 @@ pub fn run_all() -> Result<(), String> {
     if failed == 0 { Ok(()) } else { Err(format!("failed stages: {}", broken.join(", "))) }
 }
 
+/// The server's load tests with the numbers of the promise: a thousand streams, a hundred thousand hostile requests, ten
+/// minutes of mixed load. One after another, so that each has the machine for itself.
+pub fn soak() -> Result<(), String> {
+    let root = place::workspace();
+    let mut command = cargo_command(&root);
+    command.args(["test", "--locked", "--release", "--package", "ounce-serve", "--no-fail-fast"]);
+    for test in ["load", "patience", "crowd", "hostile", "soak"] {
+        command.args(["--test", test]);
+    }
+    command.args(["--", "--nocapture", "--test-threads=1"]).env("OUNCE_SOAK", "1");
+    cargo_test(&mut command, &mut Counts::default())
+}
+
 /// Whether this is continuous integration, where nothing may be left out: `CI` is set, as its services do.
 fn in_ci() -> bool {
     std::env::var("CI").is_ok_and(|v| !v.is_empty() && v != "false" && v != "0")

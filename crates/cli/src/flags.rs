@@ -1,5 +1,6 @@
 //! The command line: one file per verb. Flags only say what was typed; verbs decide what it means.
 
+pub mod bench;
 pub mod chat;
 pub mod completions;
 pub mod convert;
@@ -66,6 +67,7 @@ pub enum Verb {
     Data(data::Args),
     Tune(Box<tune::Args>),
     Eval(eval::Args),
+    Bench(bench::Args),
     Chat(chat::Args),
     Generate(generate::Args),
     Serve(serve::Args),

@@ -1,5 +1,6 @@
 //! One file per verb: from what was typed to what is done and shown.
 
+pub mod bench;
 pub mod chat;
 pub mod completions;
 pub mod convert;
@@ -51,6 +52,7 @@ pub fn run(cli: Cli, env: Env, out: Output) -> Result<Exit> {
         Verb::Convert(args) => convert::convert(&context, args),
         Verb::Runs(args) => runs::run(&context, args),
         Verb::Eval(args) => eval::run(&context, args),
+        Verb::Bench(args) => bench::run(&context, args),
         Verb::Chat(args) => chat::run(&context, args),
         Verb::Generate(args) => generate::run(&context, args),
         Verb::Serve(args) => serve::run(&context, args),

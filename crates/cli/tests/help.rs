@@ -7,7 +7,7 @@ use common::Place;
 #[test]
 fn help_is_what_it_was() {
     let place = Place::new();
-    let verbs: [&[&str]; 20] = [
+    let verbs: [&[&str]; 22] = [
         &[],
         &["doctor"],
         &["plan"],
@@ -17,6 +17,8 @@ fn help_is_what_it_was() {
         &["data", "check"],
         &["tune"],
         &["eval"],
+        &["bench"],
+        &["bench", "serve"],
         &["chat"],
         &["generate"],
         &["serve"],
@@ -44,6 +46,7 @@ fn every_verb_of_work_teaches_by_example() {
         "pull",
         "tune",
         "eval",
+        "bench",
         "chat",
         "generate",
         "serve",

@@ -21,15 +21,22 @@ pub struct Record {
     pub fields: Vec<(String, bool)>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub extra: Vec<String>,
+    /// For multiple choice: the log probability of each choice, all its tokens together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<f64>,
 }
 
 impl Record {
     pub fn json(line: usize, answer: String, score: JsonScore) -> Record {
-        Record { line, answer, right: score.record(), fields: score.fields, extra: score.extra }
+        Record { line, answer, right: score.record(), fields: score.fields, extra: score.extra, choices: Vec::new() }
     }
 
     pub fn plain(line: usize, answer: String, right: bool) -> Record {
-        Record { line, answer, right, fields: Vec::new(), extra: Vec::new() }
+        Record { line, answer, right, fields: Vec::new(), extra: Vec::new(), choices: Vec::new() }
+    }
+
+    pub fn choice(line: usize, answer: String, right: bool, choices: Vec<f64>) -> Record {
+        Record { choices, ..Record::plain(line, answer, right) }
     }
 }
 
@@ -106,7 +113,14 @@ mod tests {
 
     fn record(line: usize, fields: &[(&str, bool)]) -> Record {
         let fields: Vec<_> = fields.iter().map(|(path, right)| (path.to_string(), *right)).collect();
-        Record { line, answer: String::new(), right: fields.iter().all(|f| f.1), fields, extra: Vec::new() }
+        Record {
+            line,
+            answer: String::new(),
+            right: fields.iter().all(|f| f.1),
+            fields,
+            extra: Vec::new(),
+            choices: Vec::new(),
+        }
     }
 
     #[test]

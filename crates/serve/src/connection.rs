@@ -186,3 +186,61 @@ impl AsyncWrite for Watched {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use axum::routing::get;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Serves one connection with an answer of `bytes`; how long it lived while `client` had it.
+    fn lived(bytes: usize, limits: Limits, client: impl FnOnce(std::net::TcpStream) + Send + 'static) -> Duration {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let router = Router::new().route("/", get(move || async move { vec![b'x'; bytes] }));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let client = std::thread::spawn(move || {
+                let mut stream = std::net::TcpStream::connect(address).unwrap();
+                stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+                client(stream);
+            });
+            let (stream, _) = listener.accept().await.unwrap();
+            let (_closing, closed) = watch::channel(false);
+            let began = Instant::now();
+            serve(stream, router, limits, closed).await;
+            let lived = began.elapsed();
+            client.join().unwrap();
+            lived
+        })
+    }
+
+    #[test]
+    fn who_takes_nothing_is_hung_up_on_and_who_is_slow_is_not() {
+        // More than the system keeps for a socket.
+        let bytes = 64 << 20;
+        let limits =
+            Limits { stall: Duration::from_millis(400), idle: Duration::from_millis(100), ..Limits::default() };
+        let hold = limits.stall * 4;
+        let lived_without = lived(bytes, limits, move |stream| {
+            std::thread::sleep(hold);
+            drop(stream);
+        });
+        assert!(lived_without >= limits.stall && lived_without < hold, "{lived_without:?}");
+        // All of it, with pauses: it takes longer than anyone may stall.
+        let lived_slowly = lived(bytes, limits, move |mut stream| {
+            let (mut taken, mut piece) = (0, vec![0; 4 << 20]);
+            while taken < bytes {
+                match stream.read(&mut piece) {
+                    Ok(n) if n > 0 => taken += n,
+                    other => panic!("hung up after {taken}: {other:?}"),
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        assert!(lived_slowly > limits.stall, "{lived_slowly:?}");
+    }
+}

@@ -47,8 +47,7 @@ pub fn run(command: &mut Command) -> Result<Run, String> {
     let err = child.stderr.take().map(drain);
     let mut peak_mib = 0.0;
     let status = loop {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        peak_mib = peak_mib_of(&text).unwrap_or(peak_mib);
+        peak_mib = peak_of(child.id()).unwrap_or(peak_mib);
         match child.try_wait().map_err(|e| format!("lost `{}`: {e}", proc::shown(command)))? {
             Some(status) => break status,
             None => std::thread::sleep(INTERVAL),
@@ -101,12 +100,23 @@ fn own_ticks() -> Result<f64, String> {
     own_ticks_of(&text).ok_or_else(|| "/proc/self/stat has no times".into())
 }
 
+/// Seconds of processor time that a process that runs has had.
+pub fn seconds_of(process: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    own_ticks_of(&stat).map(|ticks| ticks / TICKS_S)
+}
+
 /// User and system time of this process and of the children that it has waited for.
 fn own_ticks_of(stat: &str) -> Option<f64> {
     // The name in brackets may hold blanks and brackets; the fields after it are counted from the last bracket.
     let (_, fields) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     fields.get(11..15)?.iter().map(|f| f.parse::<f64>().ok()).sum::<Option<f64>>()
+}
+
+/// The largest resident size so far of a process that runs.
+pub fn peak_of(process: u32) -> Option<f64> {
+    peak_mib_of(&std::fs::read_to_string(format!("/proc/{process}/status")).ok()?)
 }
 
 fn peak_mib_of(status: &str) -> Option<f64> {

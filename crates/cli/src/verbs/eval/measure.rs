@@ -191,7 +191,9 @@ fn choose(speaker: &mut Speaker, items: &[Item], progress: &Progress) -> Result<
         let Some(picks) = score::pick(&scored) else { continue };
         by_token += usize::from(picks.by_token == *answer);
         by_byte += usize::from(picks.by_byte == *answer);
-        records.push(Record::plain(item.line, choices[picks.by_sum].clone(), picks.by_sum == *answer));
+        let (chosen, right) = (choices[picks.by_sum].clone(), picks.by_sum == *answer);
+        let logprobs = scored.iter().map(|choice| choice.logprob_sum).collect();
+        records.push(Record::choice(item.line, chosen, right, logprobs));
     }
     let share = |right| stats::wilson(right, records.len());
     match (share(by_token), share(by_byte)) {
