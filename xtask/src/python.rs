@@ -56,7 +56,8 @@ fn ensure_peers() -> Result<PathBuf, String> {
     // The file lists every package with its version, so pip resolves nothing (--no-deps) and leaves out what CPU runs never
     // load, the largest of which is triton (1 GB).
     install(&python, &pins_path)?;
-    let seen = "import torch, transformers, peft, gguf, safetensors, numpy, jinja2, ollama, openai";
+    let seen = "import torch, transformers, peft, gguf, safetensors, numpy, jinja2, ollama, openai, \
+        openapi_spec_validator, schemathesis";
     proc::capture(Command::new(&python).args(["-c", seen]))?;
     // The stamp is written last: an install that was cut off is made again.
     fetch::write_whole(&stamp, pins_sha.as_bytes())?;

@@ -9,7 +9,15 @@ use crate::error::ApiError;
 
 pub struct Fields<'a> {
     object: &'a Map<String, Value>,
+    /// What stands before a field's name: `options.` within `options`.
+    under: String,
     faults: Vec<(String, String)>,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Every name that a parser has asked for on this thread: what the API's description is held against.
+    pub static SEEN: std::cell::RefCell<std::collections::BTreeSet<String>> = Default::default();
 }
 
 impl<'a> Fields<'a> {
@@ -17,7 +25,7 @@ impl<'a> Fields<'a> {
     /// 400 if the body is no object.
     pub fn of(body: &'a Value) -> Result<Fields<'a>, ApiError> {
         match body.as_object() {
-            Some(object) => Ok(Fields { object, faults: Vec::new() }),
+            Some(object) => Ok(Fields { object, under: String::new(), faults: Vec::new() }),
             None => Err(ApiError::invalid(format!("the body must be a JSON object, it is {}", kind(body)))),
         }
     }
@@ -31,11 +39,13 @@ impl<'a> Fields<'a> {
 
     /// Notes that a field cannot be used; `what` goes on from its name.
     pub fn fault(&mut self, name: &str, what: impl Into<String>) {
-        self.faults.push((name.to_owned(), what.into()));
+        self.faults.push((format!("{}{name}", self.under), what.into()));
     }
 
     /// The value of a field that is there.
     pub fn value(&self, name: &str) -> Option<&'a Value> {
+        #[cfg(test)]
+        SEEN.with_borrow_mut(|seen| seen.insert(format!("{}{name}", self.under)));
         self.object.get(name).filter(|value| !value.is_null())
     }
 
@@ -50,9 +60,9 @@ impl<'a> Fields<'a> {
                 &EMPTY
             }
         };
-        let mut inner = Fields { object, faults: Vec::new() };
+        let mut inner = Fields { object, under: format!("{}{name}.", self.under), faults: Vec::new() };
         let out = read(&mut inner);
-        self.faults.extend(inner.faults.into_iter().map(|(field, what)| (format!("{name}.{field}"), what)));
+        self.faults.extend(inner.faults);
         out
     }
 

@@ -15,33 +15,16 @@ use tokio::sync::SemaphorePermit;
 use crate::app::App;
 use crate::audit;
 use crate::body::MAX_BODY_BYTES;
+use crate::endpoints::{self, Access};
 use crate::error::ApiError;
 use crate::page;
-
-/// Paths by which answers are counted; others share one name, so that nobody can make the list grow.
-const COUNTED: [&str; 11] = [
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/models",
-    LOAD_ADAPTER,
-    UNLOAD_ADAPTER,
-    "/tokenize",
-    "/detokenize",
-    "/health",
-    "/metrics",
-    "/version",
-];
-
-/// Paths that need a key of their own.
-pub const LOAD_ADAPTER: &str = "/v1/load_lora_adapter";
-pub const UNLOAD_ADAPTER: &str = "/v1/unload_lora_adapter";
 
 /// Bodies up to this size need no room of their own: there cannot be more of them than connections.
 const SMALL_BODY_BYTES: usize = 64 << 10;
 
 pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let handler = COUNTED.into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
+    // Paths that are not in the list share one name, so that nobody can make the counters grow.
+    let handler = endpoints::at(request.uri().path()).map_or("other", |endpoint| endpoint.path);
     let method = match *request.method() {
         Method::GET => "GET",
         Method::POST => "POST",
@@ -85,15 +68,15 @@ fn admit(app: &App, request: &Request, known: bool) -> Result<(), ApiError> {
     if text(ORIGIN).is_some_and(|origin| !own(origin)) {
         return Err(ApiError::origin("pages of other sites may not use this server"));
     }
-    if matches!(request.uri().path(), LOAD_ADAPTER | UNLOAD_ADAPTER) {
-        return admit_admin(app, request.headers());
+    // The page needs no key: it asks for it.
+    let open = page::is_file(request.uri().path()).then_some(Access::Open);
+    let access = endpoints::at(request.uri().path()).map(|endpoint| endpoint.access);
+    match access.or(open).unwrap_or(Access::Key) {
+        Access::Open => Ok(()),
+        Access::Key if app.keys.allow(request.headers()) => Ok(()),
+        Access::Key => Err(ApiError::key()),
+        Access::Admin => admit_admin(app, request.headers()),
     }
-    if is_open(request.uri().path()) || app.keys.none() || known { Ok(()) } else { Err(ApiError::key()) }
-}
-
-/// Paths without a key: whoever watches whether the server lives has none, and the page asks for it.
-fn is_open(path: &str) -> bool {
-    path == "/health" || page::is_file(path)
 }
 
 /// Whether a request may change what the server serves.

@@ -4,6 +4,10 @@
 //! What this crate must not know: how models are opened, the command line, printing. What people send is never logged.
 #![forbid(unsafe_code)]
 
+// Tests in here use the server of the tests out there.
+#[cfg(test)]
+extern crate self as ounce_serve;
+
 mod adapters;
 mod answers;
 mod app;
@@ -17,6 +21,7 @@ mod connection;
 mod desk;
 mod embedder;
 mod embeddings;
+mod endpoints;
 mod energy;
 mod error;
 mod facts;
@@ -29,6 +34,7 @@ mod messages;
 mod metrics;
 mod models;
 mod ollama;
+mod openapi;
 mod page;
 mod reply;
 mod router;

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::fields::{Fields, kind};
 
-const MAX_MESSAGES: usize = 2048;
+/// Most messages of a conversation.
+pub const MAX_MESSAGES: usize = 2048;
 const MAX_CALLS: usize = 128;
 
 /// `messages` as templates take them; none where the list has faults.

@@ -15,7 +15,7 @@ use serde_json::json;
 
 pub use chat::chat;
 pub use generate::generate;
-pub use models::{show, tags, version};
+pub use models::{show, tags};
 
 use crate::error::{ApiError, json_response};
 

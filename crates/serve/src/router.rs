@@ -3,38 +3,26 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::endpoints::ENDPOINTS;
 use crate::error::{ApiError, json_response};
-use crate::{adapters, chat, completions, embeddings, guard, ollama, page, tokens};
+use crate::{guard, ollama, page};
 
 /// Everything that `app` answers to.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(chat::handle))
-        .route("/v1/completions", post(completions::handle))
-        .route("/v1/embeddings", post(embeddings::handle))
-        .route("/v1/models", get(models))
-        .route("/v1/models/{*name}", get(model))
-        .route(guard::LOAD_ADAPTER, post(adapters::load))
-        .route(guard::UNLOAD_ADAPTER, post(adapters::unload))
-        .route("/tokenize", post(tokens::tokenize))
-        .route("/detokenize", post(tokens::detokenize))
-        .route("/health", get(health))
-        .route("/version", get(version))
-        .route("/metrics", get(metrics))
-        .route("/api/chat", post(ollama::chat))
-        .route("/api/generate", post(ollama::generate))
-        .route("/api/tags", get(ollama::tags))
-        .route("/api/show", post(ollama::show))
-        .route("/api/version", get(ollama::version))
-        .merge(page::routes())
+    let mut api = Router::new();
+    for endpoint in &ENDPOINTS {
+        // A name in a path takes all that follows: names of models have slashes.
+        api = api.route(&endpoint.path.replace('{', "{*"), (endpoint.handler)());
+    }
+    api.merge(page::routes())
         .fallback(|| async { ApiError::path() })
         .method_not_allowed_fallback(|| async { ApiError::method() })
         .layer(from_fn_with_state(app.clone(), guard::guard))
@@ -42,11 +30,15 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-async fn models(State(app): State<Arc<App>>) -> Response {
+pub async fn models(State(app): State<Arc<App>>) -> Response {
     json_response(&json!({"object": "list", "data": cards(&app)}))
 }
 
-async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
+pub async fn model(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::invalid("the name of the model is no text"))?;
     let card = cards(&app).into_iter().find(|card| card["id"] == *name);
     card.map(|card| json_response(&card)).ok_or_else(|| ApiError::model(&name, &app.served.name))
 }
@@ -72,7 +64,7 @@ fn cards(app: &App) -> Vec<Value> {
     cards
 }
 
-async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+pub async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     if app.desk.is_closed() {
         return Err(ApiError::stopping("the server is about to end"));
     }
@@ -82,11 +74,11 @@ async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     }
 }
 
-async fn version() -> Response {
+pub async fn version() -> Response {
     json_response(&json!({"version": env!("CARGO_PKG_VERSION")}))
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Response {
+pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     (
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         app.metrics.text() + &app.energy.text() + &app.models.metrics(),

@@ -11,7 +11,8 @@ use crate::fields::{Fields, kind};
 pub const MAX_N: i64 = 8;
 /// Most alternatives beside a token.
 pub const MAX_TOP_LOGPROBS: i64 = 20;
-const MAX_STOPS: usize = 4;
+/// Most texts that end an answer.
+pub const MAX_STOPS: usize = 4;
 /// Longest answer that may be asked for.
 pub const MAX_TOKENS: i64 = 1 << 31;
 

@@ -1,4 +1,4 @@
-//! `/api/tags`, `/api/show`, `/api/version`: which model is here and what it is, as Ollama tells it.
+//! `/api/tags`, `/api/show`: which model is here and what it is, as Ollama tells it.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -58,11 +58,6 @@ pub async fn show(State(app): State<Arc<App>>, request: Request) -> Result<Respo
         "capabilities": ["completion"],
         "modified_at": served_since(app.created),
     })))
-}
-
-/// `GET /api/version`: this program's own.
-pub async fn version() -> Response {
-    json_response(&json!({"version": env!("CARGO_PKG_VERSION")}))
 }
 
 fn served_since(seconds: u64) -> String {
