@@ -1,5 +1,6 @@
 """`/openapi.json` of `ounce serve`: valid by the rules of OpenAPI, and true: schemathesis makes requests from it, good ones and
-bad ones, and holds every answer against it. `OUNCE_CASES=10000` makes as many of them. It knows no endpoint.
+bad ones, and holds every answer against it. `OUNCE_CASES=10000` makes about as
+many of them at random, beside those for each edge of each field. It knows no endpoint.
 """
 
 import json
@@ -23,7 +24,7 @@ CHECKS = [
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
     "response_schema_conformance", "negative_data_rejection", "unsupported_method", "allow_header_conformance", "ignored_auth",
 ]
-CASES = int(os.environ.get("OUNCE_CASES", "800"))
+CASES = int(os.environ.get("OUNCE_CASES", "300"))
 
 
 def schemathesis(origin, operations):
@@ -52,9 +53,9 @@ def body():
             check("the document is valid OpenAPI", document["openapi"].startswith("3.1"), document["openapi"])
             operations = sum(len(methods) for methods in document["paths"].values())
             code, text = schemathesis(origin, operations)
-            tested = re.search(r"(\d+) generated", text)
-            found = re.search(r"Test cases:\s+(.*)", text)
-            check("schemathesis finds nothing", code == 0, text[-6000:] if code else (found or tested or [text[-500:]])[0])
+            counted = re.search(r"(\d+) generated, (\d+) passed", text)
+            check("schemathesis finds nothing", code == 0 and counted, counted[0] if code == 0 and counted else text[-6000:])
+            check("it has made requests enough", counted and int(counted[1]) > 1000)
             health = json.load(urllib.request.urlopen(f"{origin}/health"))
             check("the server is well afterwards", health == {"status": "ok"})
 
