@@ -14,7 +14,7 @@ use crate::error::{ApiError, json_response};
 use crate::fields::Fields;
 
 /// Most inputs of a request, and most tokens of all of them, as the OpenAI API has it.
-const MAX_INPUTS: usize = 2048;
+pub const MAX_INPUTS: usize = 2048;
 const MAX_TOKENS: usize = 300_000;
 
 pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {

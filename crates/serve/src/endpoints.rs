@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::openapi::{answers, document, requests};
-use crate::{adapters, chat, completions, ollama, router, tokens};
+use crate::{adapters, chat, completions, embeddings, ollama, router, tokens};
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ const RUNS: &[u16] = &[400, 404, 408, 413, 429, 500, 503];
 const READS: &[u16] = &[400, 404, 408, 413, 500];
 const CHANGES: &[u16] = &[400, 404, 408, 413, 500, 503];
 
-pub static ENDPOINTS: [Endpoint; 17] = [
+pub static ENDPOINTS: [Endpoint; 18] = [
     Endpoint {
         path: "/v1/chat/completions",
         does: "Answer a conversation",
@@ -72,6 +72,15 @@ pub static ENDPOINTS: [Endpoint; 17] = [
         gives: Gives::Stream(Named("Completion", answers::completion), EVENTS),
         faults: RUNS,
         handler: || post(completions::handle),
+    },
+    Endpoint {
+        path: "/v1/embeddings",
+        does: "Turn texts into vectors",
+        access: Access::Key,
+        takes: Some(Named("EmbeddingRequest", requests::embedding)),
+        gives: Gives::Json(Named("Embeddings", answers::embeddings)),
+        faults: RUNS,
+        handler: || post(embeddings::handle),
     },
     Endpoint {
         path: "/v1/models",

@@ -73,7 +73,7 @@ fn admit(app: &App, request: &Request, known: bool) -> Result<(), ApiError> {
     let access = endpoints::at(request.uri().path()).map(|endpoint| endpoint.access);
     match access.or(open).unwrap_or(Access::Key) {
         Access::Open => Ok(()),
-        Access::Key if app.keys.allow(request.headers()) => Ok(()),
+        Access::Key if known || app.keys.none() => Ok(()),
         Access::Key => Err(ApiError::key()),
         Access::Admin => admit_admin(app, request.headers()),
     }

@@ -29,7 +29,7 @@ const REFUSALS: usize = 64;
 /// For a client that is told so to go.
 const LEAVING: Duration = Duration::from_secs(1);
 const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
-    connection: close\r\ncontent-length: 128\r\n\r\n\
+    connection: close\r\ncontent-length: 126\r\n\r\n\
     {\"error\":{\"message\":\"too many connections; try again later\",\"type\":\"server_error\",\"param\":null,\
     \"code\":\"too_many_connections\"}}";
 

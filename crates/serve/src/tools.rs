@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::fields::{Fields, kind};
 
-const MAX_TOOLS: usize = 128;
+pub const MAX_TOOLS: usize = 128;
 /// Largest list of tools, as JSON.
 const MAX_TOOLS_BYTES: usize = 64 << 10;
 const MAX_NAME_BYTES: usize = 64;

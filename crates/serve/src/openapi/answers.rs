@@ -86,6 +86,13 @@ pub fn completion() -> Value {
     )
 }
 
+pub fn embeddings() -> Value {
+    let vector = any(vec![list(json!({"type": "number"})), text()]);
+    let one = answer(vec![("object", constant("embedding")), ("index", count()), ("embedding", vector)]);
+    let usage = answer(vec![("prompt_tokens", count()), ("total_tokens", count())]);
+    answer(vec![("object", constant("list")), ("data", list(one)), ("model", text()), ("usage", usage)])
+}
+
 pub fn model() -> Value {
     answer(vec![
         ("id", text()),

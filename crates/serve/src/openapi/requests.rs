@@ -3,9 +3,13 @@
 
 use serde_json::{Value, json};
 
-use super::build::{Field, any, flag, integer, list, number, object, positive, request, said, text, token_ids};
+use super::build::{
+    Field, any, flag, integer, list, number, object, or_null, positive, request, said, text, token_ids,
+};
+use crate::embeddings::MAX_INPUTS;
 use crate::messages::MAX_MESSAGES;
 use crate::sampling::{MAX_N, MAX_STOPS, MAX_TOKENS, MAX_TOP_LOGPROBS};
+use crate::tools::MAX_TOOLS;
 
 fn model() -> Field {
     ("model", said(text(), "What /v1/models lists; the base where it is absent."))
@@ -95,6 +99,25 @@ fn template() -> Vec<Field> {
     vec![("chat_template_kwargs", settings), ("add_generation_prompt", flag())]
 }
 
+/// Functions that the model may call.
+fn tools() -> Vec<Field> {
+    let name = json!({"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"});
+    let function = json!({"type": "object", "required": ["name"], "properties": {
+        "name": name, "description": or_null(text()), "strict": or_null(flag()),
+        "parameters": {"type": ["object", "null"], "description": "A JSON schema."},
+    }});
+    let tool = json!({"type": "object", "required": ["type", "function"],
+        "properties": {"type": {"const": "function"}, "function": function}});
+    let one = json!({"type": "object", "required": ["type", "function"], "properties": {"type": {"const": "function"},
+        "function": {"type": "object", "required": ["name"], "properties": {"name": name}}}});
+    let choice = any(vec![json!({"enum": ["none", "auto", "required"]}), one]);
+    vec![
+        ("tools", json!({"type": "array", "maxItems": MAX_TOOLS, "items": tool})),
+        ("tool_choice", said(choice, "A function must be among the tools.")),
+        ("parallel_tool_calls", flag()),
+    ]
+}
+
 pub fn chat() -> Value {
     let mut fields = vec![model(), messages(1)];
     fields.extend(template());
@@ -106,10 +129,7 @@ pub fn chat() -> Value {
         ("top_logprobs", said(integer(0..=MAX_TOP_LOGPROBS), "Needs logprobs.")),
     ]);
     fields.extend(form());
-    fields.extend([
-        ("tools", said(list(json!({})), "Not supported yet: empty, or with the tool_choice none.")),
-        ("tool_choice", json!({})),
-    ]);
+    fields.extend(tools());
     request(&["messages"], fields, json!([{"messages": hello(), "max_tokens": 4}]))
 }
 
@@ -129,11 +149,25 @@ pub fn completion() -> Value {
     request(&["prompt"], fields, json!([{"prompt": "hello", "max_tokens": 4}]))
 }
 
+pub fn embedding() -> Value {
+    let ids = || json!({"type": "array", "minItems": 1, "items": integer(0..=i64::from(u32::MAX))});
+    let several = json!({"type": "array", "minItems": 1, "maxItems": MAX_INPUTS, "items": any(vec![text(), ids()])});
+    let fields = vec![
+        model(),
+        ("input", any(vec![text(), ids(), several])),
+        ("encoding_format", json!({"enum": ["float", "base64"]})),
+        ("dimensions", said(json!({"type": "integer", "minimum": 1}), "The first so many values, of length 1 again.")),
+        ("normalize", said(flag(), "To length 1, which is the default.")),
+    ];
+    request(&["input"], fields, json!([{"input": "hello"}, {"input": ["hello", "you"], "dimensions": 2}]))
+}
+
 pub fn tokenize() -> Value {
     let examples = json!([{"prompt": "hello"}, {"messages": hello()}]);
     let mut schema = request(&[], vec![model()], examples);
     let mut conversation = vec![messages(1)];
     conversation.extend(template());
+    conversation.extend(tools());
     schema["anyOf"] = json!([
         request(&["prompt"], vec![("prompt", text()), ("add_special_tokens", flag())], json!([])),
         request(&["messages"], conversation, json!([])),
