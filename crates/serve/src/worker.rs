@@ -112,7 +112,7 @@ fn take(
     metrics: &Metrics,
 ) {
     let job = match order {
-        Order::Run(job) => job,
+        Order::Run(job) => *job,
         Order::Embed(inputs) => return embedder.take(engine, inputs, metrics),
         Order::Change(change) => return change(engine),
     };
