@@ -116,7 +116,7 @@ fn take(
         Order::Embed(inputs) => return embedder.take(engine, inputs, metrics),
         Order::Change(change) => return change(engine),
     };
-    let Job { request, index, events, satisfied, place, received, tally } = *job;
+    let Job { request, index, events, satisfied, place, received, tally } = job;
     let prompt = request.prompt.len();
     let id = engine.submit(request).expect("prompts are checked before they get a place, and adapters stay");
     metrics.prompt(prompt);
