@@ -5,8 +5,8 @@ mod common;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use common::{Answer, Dice, Server, engine, read, served};
 use ounce_engine::sampler::SamplingParams;
@@ -170,16 +170,21 @@ fn adapters_are_loaded_swapped_and_unloaded_under_traffic() {
     let full = load(&server, "third", &two);
     assert!(full.status == 400 && full.body.contains("2 adapters"), "{}", full.body);
     let over = AtomicBool::new(false);
+    let answered = [AtomicUsize::new(0), AtomicUsize::new(0)];
     std::thread::scope(|scope| {
         let until_over = |model: &'static str, right: Vec<&str>| {
             let right: Vec<String> = right.into_iter().map(String::from).collect();
-            let (server, over) = (&server, &over);
+            let (server, over, answered) = (&server, &over, &answered);
             scope.spawn(move || {
                 let mut seen = vec![0; right.len()];
                 while !over.load(Ordering::Relaxed) {
                     let text = text(&ask(server, model));
                     let at = right.iter().position(|r| *r == text);
-                    seen[at.unwrap_or_else(|| panic!("{model} answered {text}"))] += 1;
+                    let at = at.unwrap_or_else(|| panic!("{model} answered {text}"));
+                    seen[at] += 1;
+                    if model == "swapped" {
+                        answered[at].fetch_add(1, Ordering::Relaxed);
+                    }
                 }
                 seen
             })
@@ -189,7 +194,13 @@ fn adapters_are_loaded_swapped_and_unloaded_under_traffic() {
             until_over("fixed", vec![&first]),
             until_over("swapped", vec![&first, &second]),
         ];
-        for round in 0..20 {
+        // Until answers of both have been seen, whatever else the machine does.
+        let started = Instant::now();
+        for round in 0.. {
+            if round >= 20 && answered.iter().all(|n| n.load(Ordering::Relaxed) > 0) {
+                break;
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "{answered:?}");
             let path = if round % 2 == 0 { &two } else { &one };
             let body = json!({"lora_name": "swapped", "lora_path": path, "load_inplace": true});
             let swapped = admin(&server, "load", &body);

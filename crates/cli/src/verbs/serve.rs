@@ -19,6 +19,7 @@ use super::Context;
 use crate::codes::{self, Exit};
 use crate::error::{CliError, Result};
 use crate::flags::serve::{Args, Pooling};
+use crate::model;
 use crate::output::units;
 use crate::signals::Signals;
 use crate::talk::Speaker;
