@@ -270,7 +270,7 @@ mod tests {
         let options = Options::parse(&["--prompt", "128"]).unwrap();
         let shown = |who| {
             let setting = Setting { who, streams: 4 };
-            proc::shown(&command(&setting, &PathBuf::from("it"), Path::new("m.gguf"), &options))
+            proc::shown(&command(&setting, Path::new("it"), Path::new("m.gguf"), &options))
         };
         assert_eq!(shown(Who::Ours), "it serve m.gguf --port 0 --json --threads 2 --context 512 --parallel 4");
         assert_eq!(shown(Who::Peer), "it -m m.gguf --host 127.0.0.1 -ngl 0 -t 2 -tb 2 -c 2048 -np 4");
