@@ -133,11 +133,10 @@ fn mixed(engine: &mut Engine, ids: [AdapterId; 2], wanted: &[(usize, Option<usiz
     order.iter().map(|id| answers.remove(id).unwrap()).collect()
 }
 
-/// Up to eight rows a step are multiplied in one way whatever their number: there the bits must be those of the run alone.
 #[test]
 fn a_sequence_among_others_has_the_bits_that_it_has_alone() {
-    for family in FAMILIES {
-        let settings = settings(4, 4);
+    for (family, chunk) in FAMILIES.into_iter().flat_map(|family| [(family, 4), (family, 64)]) {
+        let settings = settings(4, chunk);
         let mut cases = Vec::new();
         for prompt in 0..prompts().len() {
             for number in [None, Some(0), Some(1)] {
