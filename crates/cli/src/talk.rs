@@ -54,6 +54,17 @@ impl Answer {
 impl Speaker {
     /// Opens a model for `slots` answers at a time, with an adapter on it or none.
     pub fn open(context: &Context, flags: &Base, adapter: Option<&str>, slots: usize) -> Result<Speaker> {
+        Speaker::open_shared(context, flags, adapter, slots, None)
+    }
+
+    /// The same where the answers share a cache of so many positions.
+    pub fn open_shared(
+        context: &Context,
+        flags: &Base,
+        adapter: Option<&str>,
+        slots: usize,
+        cache_tokens: Option<usize>,
+    ) -> Result<Speaker> {
         let checkpoint = model::open(&flags.model, &context.env)?;
         let text = Text::of(&checkpoint)?;
         let (template, own) = text.template_or_chatml()?;
@@ -67,9 +78,17 @@ impl Speaker {
         if let Some(dir) = adapter {
             attach(&mut model, &device, dir)?;
         }
+        let settings = Settings {
+            slots,
+            context: flags.context.min(model.context),
+            int8: !flags.exact,
+            cache: flags.kv_cache.into(),
+            cache_tokens,
+            ..Settings::default()
+        };
         let limit = flags.mem.unwrap_or_else(probe::usable_memory_bytes);
         let weights: usize = checkpoint.tensors.iter().map(|(_, t)| held_bytes(t, flags.exact)).sum();
-        let need = ounce_train::resident::bytes() + weights + cache_bytes(&model, slots);
+        let need = ounce_train::resident::bytes() + weights + settings.cache_bytes(&model.config);
         if need > limit {
             model.stream(&device, &checkpoint).map_err(|e| CliError::of(&codes::READ, &e))?;
             context.out.note(format!(
@@ -78,7 +97,6 @@ impl Speaker {
                 units::bytes(limit)
             ));
         }
-        let settings = Settings { slots, context: flags.context, int8: !flags.exact, ..Settings::default() };
         let engine = Engine::new(&device, model, settings);
         Ok(Speaker { engine, device, text, generation: checkpoint.generation, template })
     }
@@ -165,12 +183,6 @@ impl Speaker {
 /// Memory for a tensor: its bytes, and those of quantised ones once more, laid out for int8 products.
 fn held_bytes(tensor: &TensorData, exact: bool) -> usize {
     if tensor.dtype.is_quantized() && !exact { 2 * tensor.bytes.len() } else { tensor.bytes.len() }
-}
-
-/// Keys and values of `slots` full conversations, f32.
-fn cache_bytes(model: &Model, slots: usize) -> usize {
-    let config = &model.config;
-    8 * config.num_hidden_layers * slots * model.context * config.num_key_value_heads * config.head_dim
 }
 
 fn attach(model: &mut Model, device: &Device, dir: &str) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use ounce_model::adapters::{self, Adapter, Layers};
 use ounce_model::{Kv, Model};
+use ounce_spec::ModelConfig;
 use ounce_tensor::kernels::CacheType;
 use ounce_tensor::{AdapterId, BLOCK, Device, ReadError};
 
@@ -44,6 +45,11 @@ impl Settings {
     pub fn blocks(&self) -> usize {
         let one = self.context.div_ceil(BLOCK);
         self.cache_tokens.map_or(self.slots * one, |tokens| tokens.div_ceil(BLOCK).max(one))
+    }
+
+    /// Bytes of the cache for a model, all of it filled.
+    pub fn cache_bytes(&self, config: &ModelConfig) -> usize {
+        self.blocks() * BLOCK * Kv::position_bytes(config, self.cache)
     }
 }
 
@@ -143,7 +149,7 @@ impl Engine {
 
     /// Bytes of the cache, all of it filled.
     pub fn cache_bytes(&self) -> usize {
-        self.settings.blocks() * BLOCK * Kv::position_bytes(&self.model.config, self.settings.cache)
+        self.settings.cache_bytes(&self.model.config)
     }
 
     /// Changes the model (adapters on or off). What the cache holds is of no use to later requests.

@@ -22,7 +22,7 @@ use crate::energy::{self, Energy};
 use crate::error::ApiError;
 use crate::facts::Facts;
 use crate::fields::Fields;
-use crate::guard::Keys;
+use crate::guard::{self, Keys};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::models::{AdapterFault, AdapterLimits, Models};
@@ -49,6 +49,8 @@ pub struct Options {
     pub keys: Vec<String>,
     /// Answer only to names of this machine itself, so that a web page cannot reach it under a name of its own.
     pub local_names_only: bool,
+    /// Let each key find in the cache only what was asked with itself: from how fast an answer comes nobody learns what others ask.
+    pub isolate_cache: bool,
     /// Keys of those who may load and unload adapters; without any, nobody may.
     pub admin_keys: Vec<String>,
     pub adapters: AdapterLimits,
@@ -77,6 +79,7 @@ pub struct App {
     /// Bytes of large bodies that may still come.
     pub bodies: Semaphore,
     pub audit: Option<Audit>,
+    pub isolate_cache: bool,
     pub metrics: Arc<Metrics>,
     pub energy: Energy,
     /// When it began to serve, seconds since 1970.
@@ -111,6 +114,7 @@ impl App {
             limits: options.limits,
             bodies: Semaphore::new(options.limits.bodies_bytes.min(Semaphore::MAX_PERMITS)),
             audit: options.audit.clone().map(|file| Audit::new(file, metrics.clone())),
+            isolate_cache: options.isolate_cache,
             metrics,
             energy: Energy::open(Path::new(energy::ZONES)),
             created: now(),
@@ -129,7 +133,8 @@ impl App {
     ///
     /// # Errors
     /// 404 where the model has been unloaded meanwhile, 429 without enough places, 503 once the server is about to end.
-    pub fn submit(&self, name: &str, requests: Vec<Request>) -> Result<Ticket, ApiError> {
+    pub fn submit(&self, name: &str, mut requests: Vec<Request>) -> Result<Ticket, ApiError> {
+        requests.iter_mut().for_each(|request| request.salt = guard::salt());
         self.models.submit(&self.desk, name, requests)
     }
 

@@ -22,6 +22,16 @@ use crate::page;
 /// Bodies up to this size need no room of their own: there cannot be more of them than connections.
 const SMALL_BODY_BYTES: usize = 64 << 10;
 
+tokio::task_local! {
+    /// The salt of the request that is being answered: set for all of them here, so that no endpoint can forget it.
+    static SALT: u64;
+}
+
+/// What keeps the cache of this request's key apart from that of others; 0 where all share one.
+pub fn salt() -> u64 {
+    SALT.try_with(|salt| *salt).unwrap_or(0)
+}
+
 pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     // Paths that are not in the list share one name, so that nobody can make the counters grow.
     let handler = endpoints::at(request.uri().path()).map_or("other", |endpoint| endpoint.path);
@@ -37,7 +47,10 @@ pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next
     let answer = async {
         // The room is held until the answer begins: by then the body has been read and made a prompt.
         match admit(&app, &request, key.is_some()).and_then(|()| room(&app, &request)) {
-            Ok(_room) => next.run(request).await,
+            Ok(_room) => {
+                let salt = if app.isolate_cache { salt_of(request.headers()) } else { 0 };
+                SALT.scope(salt, next.run(request)).await
+            }
             Err(error) => error.into_response(),
         }
     };
@@ -119,13 +132,23 @@ impl Keys {
 
     /// The digest of the key that a request brings, where it is one of these.
     fn holder(&self, headers: &HeaderMap) -> Option<[u8; 32]> {
-        let sent = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
-        let (scheme, key) = sent.split_at(sent.len().min(7));
+        let (scheme, key) = sent(headers);
         let sent = digest(key);
         // Every key is compared, and every byte of it.
         let found = self.0.iter().fold(false, |found, key| found | equal(key, &sent));
         (found && scheme.eq_ignore_ascii_case(b"bearer ")).then_some(sent)
     }
+}
+
+/// Scheme and key of a request.
+fn sent(headers: &HeaderMap) -> (&[u8], &[u8]) {
+    let sent = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+    sent.split_at(sent.len().min(7))
+}
+
+fn salt_of(headers: &HeaderMap) -> u64 {
+    let digest = digest(sent(headers).1);
+    u64::from_le_bytes(*digest.first_chunk().expect("a digest has more"))
 }
 
 fn digest(key: &[u8]) -> [u8; 32] {

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use ounce_engine::Engine;
+
 /// Upper bounds of the buckets, seconds.
 const FIRST_TOKEN_S: &[f64] = &[
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
@@ -41,6 +43,7 @@ struct Counts {
     running: usize,
     waiting: usize,
     cache_usage: f64,
+    preemptions: u64,
     prompt_tokens: u64,
     generation_tokens: u64,
     cached_tokens: u64,
@@ -88,9 +91,11 @@ impl Metrics {
         self.counts.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    pub fn load(&self, (running, waiting): (usize, usize), cache_usage: f64) {
+    /// How full the engine is.
+    pub fn load(&self, engine: &Engine) {
         let mut counts = self.counts();
-        (counts.running, counts.waiting, counts.cache_usage) = (running, waiting, cache_usage);
+        (counts.running, counts.waiting) = engine.load();
+        (counts.cache_usage, counts.preemptions) = (engine.cache_usage(), engine.preemptions());
     }
 
     pub fn prompt(&self, tokens: usize) {
@@ -140,13 +145,19 @@ impl Metrics {
             let _ =
                 writeln!(out, "# HELP vllm:{name} {help}\n# TYPE vllm:{name} {kind}\nvllm:{name}{{{labels}}} {value}");
         };
-        single("gauge", "num_requests_running", "Sequences that have a slot.", counts.running as f64);
-        single("gauge", "num_requests_waiting", "Sequences that wait for a slot.", counts.waiting as f64);
+        single("gauge", "num_requests_running", "Sequences that run.", counts.running as f64);
+        single("gauge", "num_requests_waiting", "Sequences that wait to run.", counts.waiting as f64);
         single(
             "gauge",
             "kv_cache_usage_perc",
-            "Share of the cache that running sequences fill, 0 to 1.",
+            "Share of the cache's blocks that running sequences have, 0 to 1.",
             counts.cache_usage,
+        );
+        single(
+            "counter",
+            "num_preemptions_total",
+            "Times a sequence gave its blocks to an older one and waited again.",
+            counts.preemptions as f64,
         );
         single(
             "counter",
@@ -163,7 +174,7 @@ impl Metrics {
             let _ = writeln!(out, "{name}{{{labels},finished_reason=\"{reason}\"}} {n}");
         }
         for (name, help, bounds, histogram) in [
-            ("request_queue_time_seconds", "Time until a slot was free.", REQUEST_S, &counts.queue),
+            ("request_queue_time_seconds", "Time until it ran.", REQUEST_S, &counts.queue),
             ("time_to_first_token_seconds", "Time until the first token.", FIRST_TOKEN_S, &counts.first_token),
             ("inter_token_latency_seconds", "Time between tokens.", NEXT_TOKEN_S, &counts.next_token),
             ("e2e_request_latency_seconds", "Time until the end.", REQUEST_S, &counts.request),

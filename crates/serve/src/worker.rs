@@ -75,7 +75,7 @@ pub fn run(mut engine: Engine, orders: Receiver<Order>, metrics: &Metrics, cut: 
     let mut embedder = Embedder::default();
     loop {
         if engine.is_idle() {
-            metrics.load(engine.load(), engine.cache_usage());
+            metrics.load(&engine);
             let Ok(order) = orders.recv() else { return };
             take(&mut engine, order, &mut open, &mut embedder, metrics);
         }
@@ -100,7 +100,7 @@ pub fn run(mut engine: Engine, orders: Receiver<Order>, metrics: &Metrics, cut: 
             }
         }
         embedder.step(&mut engine, cut);
-        metrics.load(engine.load(), engine.cache_usage());
+        metrics.load(&engine);
     }
 }
 

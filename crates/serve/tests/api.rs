@@ -232,3 +232,23 @@ fn keys_names_and_origins_are_checked() {
     .unwrap();
     assert_eq!(read(stream).status, 403);
 }
+
+/// Where keys are kept apart, a prompt is found again under its own key only; elsewhere under any.
+#[test]
+fn a_key_finds_in_the_cache_what_itself_has_asked() {
+    let prompt: Vec<u32> = (0..40).map(|i| 3 + i * 7 % 90).collect();
+    let body = json!({"prompt": prompt, "max_tokens": 1}).to_string();
+    for isolate_cache in [true, false] {
+        let keys = vec!["k1".into(), "k2".into()];
+        let options = Options { queue: 1, keys, isolate_cache, local_names_only: true, ..Options::default() };
+        let server = Server::start(App::start(engine(1), served(), &options).unwrap(), Duration::from_secs(5));
+        let mut cached = |key: &str| {
+            let headers = format!("Authorization: Bearer {key}\r\nContent-Type: application/json\r\n");
+            let answer = read(server.send("POST", "/v1/completions", &headers, &body));
+            answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64()
+        };
+        let found = ["k1", "k1", "k2", "k2", "k1"].map(&mut cached);
+        let apart = if isolate_cache { 0 } else { 32 };
+        assert_eq!(found, [0, 32, apart, 32, 32].map(Some), "{isolate_cache}");
+    }
+}

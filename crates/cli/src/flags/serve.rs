@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::talk::Base;
-use crate::output::units::parse_bytes;
+use crate::output::units::{parse_bytes, parse_positive};
 
 /// Which hidden states become an embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -65,9 +65,15 @@ pub struct Args {
     /// states, or the state of the first token
     #[arg(long, value_name = "WHICH", value_enum, default_value_t = Pooling::Last)]
     pub pooling: Pooling,
-    /// Answers at a time; each has its own cache
+    /// Answers at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: u16,
+    /// Tokens in the cache that answers share: where they run out, the youngest answer waits [default: parallel x context]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_positive)]
+    pub cache_tokens: Option<usize>,
+    /// Let each key find in the cache only what itself has asked
+    #[arg(long, requires = "api_key_file")]
+    pub isolate_cache: bool,
     /// Answers that may wait; beyond them requests are refused with 429
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub queue: u16,

@@ -1,5 +1,8 @@
 //! Flags that `chat`, `generate`, `eval` and `serve` share: the model, and for all but `serve` what is put on it.
 
+use clap::ValueEnum;
+use ounce_tensor::kernels::CacheType;
+
 use crate::output::units::parse_bytes;
 
 /// The model to run, and what is put on it.
@@ -24,7 +27,31 @@ pub struct Base {
     /// Multiply quantised weights exactly instead of rounding activations to 8 bits; slower
     #[arg(long)]
     pub exact: bool,
+    /// What keys and values of earlier tokens are kept as: less memory for the narrower, and rounded
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = KvCache::F32)]
+    pub kv_cache: KvCache,
     /// Memory to stay within, such as 2GiB: a larger model is read from disk as it runs [default: what this process may have]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub mem: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvCache {
+    F32,
+    Bf16,
+    /// 8.5 bits a value
+    Q8,
+    /// 5 bits a value
+    Q4,
+}
+
+impl From<KvCache> for CacheType {
+    fn from(name: KvCache) -> CacheType {
+        match name {
+            KvCache::F32 => CacheType::F32,
+            KvCache::Bf16 => CacheType::Bf16,
+            KvCache::Q8 => CacheType::Q8,
+            KvCache::Q4 => CacheType::Q4,
+        }
+    }
 }

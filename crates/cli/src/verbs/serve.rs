@@ -37,16 +37,15 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
     let audit = args.audit_log.as_deref().map(open_audit).transpose()?;
     let connections = connections(context, args.max_connections as usize);
     let signals = Signals::listen();
-    let speaker = Speaker::open(context, &args.model, None, args.parallel.into())?;
+    let speaker = Speaker::open_shared(context, &args.model, None, args.parallel.into(), args.cache_tokens)?;
     let name = args.name.unwrap_or_else(|| name_of(&args.model.model));
-    let (settings, config) = (*speaker.engine.settings(), &speaker.engine.model().config);
-    let per_token = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * size_of::<f32>();
-    let cache_bytes = per_token * settings.context * settings.slots;
+    let (settings, cache_bytes) = (*speaker.engine.settings(), speaker.engine.cache_bytes());
     let options = Options {
         queue: args.queue.into(),
         // With a key, a page that reaches the server has nothing to say to it, and a proxy may give it any name.
         local_names_only: args.host.is_loopback() && keys.is_empty(),
         keys,
+        isolate_cache: args.isolate_cache,
         admin_keys,
         pooling: match args.pooling {
             Pooling::Last => ounce_engine::Pooling::Last,
