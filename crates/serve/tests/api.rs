@@ -241,7 +241,7 @@ fn a_key_finds_in_the_cache_what_itself_has_asked() {
     for isolate_cache in [true, false] {
         let keys = vec!["k1".into(), "k2".into()];
         let options = Options { queue: 1, keys, isolate_cache, local_names_only: true, ..Options::default() };
-        let server = Server::start(App::start(engine(1), served(), &options).unwrap(), Duration::from_secs(5));
+        let server = Server::start(App::start(engine(4), served(), &options).unwrap(), Duration::from_secs(5));
         let mut cached = |key: &str| {
             let headers = format!("Authorization: Bearer {key}\r\nContent-Type: application/json\r\n");
             let answer = read(server.send("POST", "/v1/completions", &headers, &body));
