@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 
+use super::talk::KvCache;
 use crate::output::units::{parse_bytes, parse_positive};
 
 /// Measure how fast a model runs here, or how a server bears load
@@ -41,6 +42,9 @@ pub struct Args {
     /// Multiply quantised weights exactly instead of rounding activations to 8 bits; slower
     #[arg(long)]
     pub exact: bool,
+    /// What keys and values of earlier tokens are kept as: less memory for the narrower, and rounded
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = KvCache::F32)]
+    pub kv_cache: KvCache,
     /// Memory to stay within, such as 2GiB [default: what this process may have]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub mem: Option<usize>,

@@ -25,7 +25,8 @@ pub fn run(context: &Context, name: &str, args: &Args) -> Result<Exit> {
     let machine = doctor::machine(context, false);
     let checkpoint = model::open(name, &context.env)?;
     let longest = args.prompt.max(args.depth + 1 + args.tokens) + 1;
-    let base = Base { model: name.to_owned(), context: longest, exact: args.exact, mem: args.mem };
+    let (exact, kv_cache, mem) = (args.exact, args.kv_cache, args.mem);
+    let base = Base { model: name.to_owned(), context: longest, exact, kv_cache, mem };
     let began = Instant::now();
     let mut speaker = Speaker::open(context, &base, args.adapter.as_deref(), 1)?;
     let load_s = began.elapsed().as_secs_f64();
