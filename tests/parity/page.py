@@ -81,7 +81,8 @@ def chat(browser, name):
     browser.type("<img src=x onerror=\"document.title='taken'\"><b>bold</b>")
     browser.press("Enter")
     browser.until(f"{IDLE} && {NOTE}")
-    check("an answer ends by itself", browser.run(NOTE).startswith("8 tokens"), browser.run(NOTE))
+    tokens = int(browser.run(NOTE).split()[0])
+    check("an answer ends by itself", 1 <= tokens <= 8, browser.run(NOTE))
     sent = asked(browser)
     check("the settings are sent", (sent["max_tokens"], sent["temperature"], sent["messages"][0]["content"]) == (8, 0, "You are a poet."))
     check("the conversation is sent", [m["role"] for m in sent["messages"]] == ["system", "user", "assistant", "user"])
@@ -198,7 +199,7 @@ def with_key():
             put(browser, "say", "Hello")
             browser.press("Enter")
             browser.until(f"{IDLE} && {NOTE}")
-            check("with the key it answers", "4 tokens" in browser.run(NOTE), browser.run(NOTE))
+            check("with the key it answers", 1 <= int(browser.run(NOTE).split()[0]) <= 4, browser.run(NOTE))
             check("the key stays in the tab", browser.run("[localStorage.length, document.cookie, sessionStorage.length]") == [0, "", 1])
             wrong = [line for line in browser.console if "401 (Unauthorized)" not in line]
             check("the console says nothing else", not wrong, wrong)

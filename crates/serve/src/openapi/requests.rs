@@ -103,7 +103,7 @@ fn template() -> Vec<Field> {
 fn tools() -> Vec<Field> {
     let name = json!({"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"});
     let function = json!({"type": "object", "required": ["name"], "properties": {
-        "name": name, "description": or_null(text()), "strict": or_null(flag()),
+        "name": name, "description": or_null(text()), "strict": {"description": "A hint unless it is true."},
         "parameters": {"type": ["object", "null"], "description": "A JSON schema."},
     }});
     let tool = json!({"type": "object", "required": ["type", "function"],
