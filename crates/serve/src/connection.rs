@@ -5,7 +5,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -17,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::held::{Held, Keep};
@@ -25,8 +24,6 @@ use crate::limits::Limits;
 
 /// Largest head of a request.
 const MAX_HEADER_BYTES: usize = 32 << 10;
-/// How often a connection that is within its limits is looked at again.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Serves what comes over `stream` until either side has enough, or `closing` changes and the answer that is under way is out.
 pub async fn serve(stream: TcpStream, router: Router, limits: Limits, mut closing: watch::Receiver<bool>) {
@@ -49,12 +46,7 @@ pub async fn serve(stream: TcpStream, router: Router, limits: Limits, mut closin
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
     let mut told = false;
     loop {
-        let now = Instant::now();
         let deadline = clock.deadline(&limits);
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return;
-        }
-        let look = deadline.map_or(now + LOOK, |deadline| deadline.min(now + LOOK));
         tokio::select! {
             // A connection that breaks concerns its client only.
             _ = connection.as_mut() => return,
@@ -62,7 +54,8 @@ pub async fn serve(stream: TcpStream, router: Router, limits: Limits, mut closin
                 connection.as_mut().graceful_shutdown();
                 told = true;
             }
-            () = sleep_until(look) => {}
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return,
+            () = clock.changed.notified() => {}
         }
     }
 }
@@ -79,7 +72,11 @@ enum Phase {
 }
 
 /// Since when a connection has been waiting for its client.
-struct Clock(Mutex<Waiting>);
+struct Clock {
+    waiting: Mutex<Waiting>,
+    /// Told when the deadline may have moved.
+    changed: Notify,
+}
 
 struct Waiting {
     phase: Phase,
@@ -90,18 +87,20 @@ struct Waiting {
 
 impl Default for Clock {
     fn default() -> Clock {
-        Clock(Mutex::new(Waiting { phase: Phase::Head, since: Instant::now(), stalled: None }))
+        let waiting = Waiting { phase: Phase::Head, since: Instant::now(), stalled: None };
+        Clock { waiting: Mutex::new(waiting), changed: Notify::new() }
     }
 }
 
 impl Clock {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn enter(&self, phase: Phase) {
         let mut waiting = self.waiting();
         (waiting.phase, waiting.since) = (phase, Instant::now());
+        self.changed.notify_one();
     }
 
     /// When patience ends, if nothing happens.
@@ -140,9 +139,10 @@ impl Watched {
     /// Notes whether the client takes what it is sent.
     fn noted<T>(&self, polled: Poll<T>) -> Poll<T> {
         let mut waiting = self.clock.waiting();
-        match polled {
-            Poll::Pending => drop(waiting.stalled.get_or_insert_with(Instant::now)),
-            Poll::Ready(_) => waiting.stalled = None,
+        let before = waiting.stalled;
+        waiting.stalled = if polled.is_pending() { before.or_else(|| Some(Instant::now())) } else { None };
+        if waiting.stalled != before {
+            self.clock.changed.notify_one();
         }
         polled
     }
@@ -190,6 +190,7 @@ impl AsyncWrite for Watched {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::time::Duration;
 
     use axum::routing::get;
     use tokio::net::TcpListener;
