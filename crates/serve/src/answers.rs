@@ -53,6 +53,10 @@ impl Answers {
     /// 503 where the server ends first or the request takes too long, 500 where the model cannot be run.
     pub async fn next(&mut self) -> Result<Option<Part>, ApiError> {
         while self.sequences.iter().any(|s| !s.ended) {
+            // An event that is there is taken before the time is looked at: a model that is fast enough would go on for ever.
+            if tokio::time::Instant::now() >= self.ticket.deadline {
+                return Err(ApiError::timeout());
+            }
             let event = tokio::time::timeout_at(self.ticket.deadline, self.ticket.events.recv());
             let Some((index, event)) = event.await.map_err(|_| ApiError::timeout())? else {
                 return Err(ApiError::stopping("the server ended before the answer was complete"));
