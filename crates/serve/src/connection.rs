@@ -106,13 +106,13 @@ impl Clock {
     /// When patience ends, if nothing happens.
     fn deadline(&self, limits: &Limits) -> Option<Instant> {
         let waiting = self.waiting();
-        let patience = match waiting.phase {
-            Phase::Head => Some(limits.head),
-            Phase::Request => None,
-            Phase::Idle => Some(limits.idle),
-        };
-        let ends = patience.map(|patience| waiting.since + patience);
-        ends.into_iter().chain(waiting.stalled.map(|since| since + limits.stall)).min()
+        match (waiting.phase, waiting.stalled) {
+            (Phase::Head, _) => Some(waiting.since + limits.head),
+            // The last answer may be in the socket's hands already, but not in the client's.
+            (_, Some(since)) => Some(since + limits.stall),
+            (Phase::Request, None) => None,
+            (Phase::Idle, None) => Some(waiting.since + limits.idle),
+        }
     }
 }
 
@@ -142,6 +142,8 @@ impl Watched {
         let before = waiting.stalled;
         waiting.stalled = if polled.is_pending() { before.or_else(|| Some(Instant::now())) } else { None };
         if waiting.stalled != before {
+            // Silence begins when there is nothing left to send.
+            waiting.since = if waiting.phase == Phase::Idle { Instant::now() } else { waiting.since };
             self.clock.changed.notify_one();
         }
         polled
