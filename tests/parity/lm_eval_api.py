@@ -12,8 +12,9 @@ from _check import check, close
 
 MODEL = Path(os.environ["OUNCE_ASSETS"]) / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
 OUNCE = Path(os.environ["OUNCE"])
-# Log probabilities of whole choices, some of -30: sums of f32 from different kernels.
-TOLERANCE = 1e-5
+# Log probabilities of whole choices, some of -30: sums of f32 in another order, since the server's products give each row the
+# same bits whatever rows are beside it, and those of an evaluation do not. 5e-5 has been seen.
+TOLERANCE = 2e-4
 QUESTIONS = [
     ("What is the capital of France?", ["Paris", "Rome", "Berlin", "Madrid"], 0),
     ("Which animal barks?", ["A cat", "A dog", "A fish", "A horse"], 1),
