@@ -60,6 +60,7 @@ codes! {
     DATA = "O0211", Failed, "a data set cannot be read";
     DATA_FAULTY = "O0212", Failed, "a data set has rows that cannot be used";
     SAMPLING = "O0221", Usage, "sampling settings are out of range";
+    FORM = "O0222", Usage, "an answer cannot be held to the form that was asked for";
     DOES_NOT_FIT = "O0231", Usage, "a run needs more memory than there is";
     TRAINING = "O0301", Failed, "a run cannot go on";
     NOT_A_NUMBER = "O0302", Failed, "a loss or a gradient was not a number";

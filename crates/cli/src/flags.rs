@@ -7,6 +7,7 @@ pub mod convert;
 pub mod data;
 pub mod doctor;
 pub mod eval;
+pub mod form;
 pub mod generate;
 pub mod plan;
 pub mod pull;

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::time::Instant;
 
-use ounce_engine::sampler::SamplingParams;
 use ounce_engine::{Engine, Failure, Finish, Refusal, Request, Settings, TextStream};
 use ounce_formats::template::{ChatTemplate, RenderOptions};
 use ounce_formats::{TensorData, peft, prompt};
@@ -37,7 +36,7 @@ pub struct Answer {
     pub text: String,
     pub prompt_tokens: usize,
     pub tokens: usize,
-    /// `stop`, `length` or `interrupted`.
+    /// `stop`, `length`, `interrupted`, or `unmet` where the form that was asked for could not be kept up.
     pub reason: &'static str,
     /// Until the first token, and from there to the end; seconds.
     pub first_s: f64,
@@ -128,19 +127,13 @@ impl Speaker {
 
     /// Answers; `show` gets text that can be printed as it comes (nothing while a long prompt is read), and ends the answer by
     /// returning false.
-    pub fn answer(
-        &mut self,
-        prompt: Vec<u32>,
-        params: &SamplingParams,
-        mut show: impl FnMut(&str) -> bool,
-    ) -> Result<Answer> {
-        let prompt_tokens = prompt.len();
+    pub fn answer(&mut self, request: Request, mut show: impl FnMut(&str) -> bool) -> Result<Answer> {
+        let prompt_tokens = request.prompt.len();
         // The stream pushes into it, and at the end it is asked for what it still holds.
         let decoder = RefCell::new(self.text.tokenizer.stream());
-        let mut stream = TextStream::new(|id| decoder.borrow_mut().push(id), &params.stop);
+        let mut stream = TextStream::new(|id| decoder.borrow_mut().push(id), &request.params.stop);
         let (started, mut first, mut tokens) = (Instant::now(), None, 0);
         let (mut stopped, mut interrupted) = (false, false);
-        let request = Request::new(prompt, params.clone());
         let finish = self
             .engine
             .run(request, |token| {

@@ -1,5 +1,6 @@
 //! `ounce generate`.
 
+use super::form::Asked;
 use super::sampling::Sampling;
 use super::talk::Model;
 
@@ -9,6 +10,7 @@ use super::talk::Model;
     ounce generate ./smollm2 'Name three rivers'\n  \
     echo 'Translate to French: good morning' | ounce generate model.gguf -\n  \
     ounce generate ./base --adapter runs/a --system 'Answer in JSON' \"$(cat note.txt)\" --json\n  \
+    ounce generate ./smollm2 'A city, as JSON' --json-schema city.json\n  \
     ounce generate ./gpt2 --raw 'Once upon a time' --temperature 0.8 --seed 3\n\n\
     The answer goes to stdout as it comes; --json gives one object with its tokens, times and why it ended.")]
 pub struct Args {
@@ -25,4 +27,6 @@ pub struct Args {
     pub raw: bool,
     #[command(flatten)]
     pub sampling: Sampling,
+    #[command(flatten)]
+    pub form: Asked,
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ounce_engine::Request;
 use ounce_engine::sampler::SamplingParams;
 use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
@@ -89,7 +90,8 @@ impl Chat<'_> {
         messages.push(json!({"role": "user", "content": text}));
         let prompt = self.speaker.chat_prompt(&messages)?;
         let out = self.context.out;
-        let answer = self.speaker.answer(prompt, &self.params, |piece| {
+        let request = Request::new(prompt, self.params.clone());
+        let answer = self.speaker.answer(request, |piece| {
             out.piece(piece);
             !stop.load(Ordering::Relaxed)
         })?;

@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use ounce_engine::{Constraint, Request};
+use ounce_grammar::{Form, Grammars};
 use serde_json::json;
 
 use super::Context;
@@ -16,6 +18,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         None | Some("-") => read_stdin()?,
         Some(prompt) => prompt.to_owned(),
     };
+    let asked = args.form.form()?;
     let mut speaker = Speaker::open(context, &args.model.base, args.model.adapter.as_deref(), 1)?;
     let params = args.sampling.params(&speaker.generation)?;
     let ids = if args.raw {
@@ -30,7 +33,9 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
     };
     let signals = Signals::listen();
     let out = context.out;
-    let answer = speaker.answer(ids, &params, |text| {
+    let constraint = asked.map(|(flag, form)| constraint(&speaker, flag, &form)).transpose()?;
+    let request = Request { constraint, ..Request::new(ids, params) };
+    let answer = speaker.answer(request, |text| {
         if !out.json {
             out.piece(text);
         }
@@ -51,6 +56,15 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
     match signals.stopped() {
         false => Ok(Exit::Done),
         true => Err(CliError::new(signals.code(), "the answer was interrupted").help("run the same command again")),
+    }
+}
+
+fn constraint(speaker: &Speaker, flag: &str, form: &Form) -> Result<Box<dyn Constraint>> {
+    let compiled = Grammars::new(&speaker.text.tokenizer).and_then(|grammars| grammars.compile(form));
+    match compiled {
+        Ok(grammar) => Ok(grammar.constraint()),
+        Err(error) => Err(CliError::new(&codes::FORM, format!("{flag} cannot be used: {error}"))
+            .help("docs/FORMS.md lists what forms may hold")),
     }
 }
 
