@@ -4,7 +4,7 @@ use llguidance::Matcher;
 use llguidance::toktrie::SimpleVob;
 use ounce_engine::{Constraint, Unmet};
 
-use crate::first_line;
+use crate::reason;
 
 pub struct Follower {
     matcher: Matcher,
@@ -21,12 +21,12 @@ impl Follower {
 impl Constraint for Follower {
     fn allowed(&mut self) -> Result<&[u32], Unmet> {
         // The work of one call is limited by the library's own counters: some 15 ms at most, then it is an error.
-        self.allowed = self.matcher.compute_mask_or_eos().map_err(|e| Unmet(first_line(&e.to_string())))?;
+        self.allowed = self.matcher.compute_mask_or_eos().map_err(|e| Unmet(reason(&e.to_string())))?;
         Ok(self.allowed.as_slice())
     }
 
     fn accept(&mut self, token: u32) -> Result<(), Unmet> {
-        self.matcher.consume_token(token).map_err(|e| Unmet(first_line(&e.to_string())))
+        self.matcher.consume_token(token).map_err(|e| Unmet(reason(&e.to_string())))
     }
 
     fn may_stop(&mut self) -> bool {

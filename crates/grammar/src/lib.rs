@@ -101,15 +101,16 @@ impl Grammar {
     }
 }
 
-/// The first line of what the library says; what follows is its own state.
 fn invalid(text: &str) -> GrammarError {
-    match first_line(text) {
+    match reason(text) {
         line if line == "NoExtensionBias" => GrammarError::Nothing,
         line => GrammarError::Invalid(line),
     }
 }
 
-fn first_line(text: &str) -> String {
+/// What the library says, in one line, up to where it begins to tell its own state in tags.
+fn reason(text: &str) -> String {
     const MOST_CHARS: usize = 500;
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").chars().take(MOST_CHARS).collect()
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with('<')).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ").chars().take(MOST_CHARS).collect()
 }

@@ -81,7 +81,7 @@ fn what_cannot_be_kept_to_is_refused_with_a_reason() {
     let grammars = Grammars::new(&tokenizer).unwrap();
     let deep = |open: &str, close: &str, n: usize| format!("{}a{}", open.repeat(n), close.repeat(n));
     for (form, says) in [
-        (Form::Regex("(".into()), ""),
+        (Form::Regex("(".into()), "unclosed group"),
         (Form::Regex(deep("(", ")", 20_000)), ""),
         (Form::Regex("a".repeat(MAX_FORM_BYTES + 1)), "at most 65536"),
         (Form::Lark("start: missing".into()), ""),
