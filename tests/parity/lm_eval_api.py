@@ -2,19 +2,19 @@
 `ounce eval` finds with its own pass, and chooses alike. It knows nothing of how either computes.
 """
 
+import functools
 import json
 import os
 import subprocess
 import tempfile
+import urllib.request
 from pathlib import Path
 
 from _check import check, close
+from _server import MODEL, OUNCE, server
 
-MODEL = Path(os.environ["OUNCE_ASSETS"]) / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
-OUNCE = Path(os.environ["OUNCE"])
-# Log probabilities of whole choices, some of -30: sums of f32 in another order, since the server's products give each row the
-# same bits whatever rows are beside it, and those of an evaluation do not. 5e-5 has been seen.
-TOLERANCE = 2e-4
+# Log probabilities of whole choices, some of -30: both come from the same pass, and lm-eval adds them up in another order.
+TOLERANCE = 1e-5
 QUESTIONS = [
     ("What is the capital of France?", ["Paris", "Rome", "Berlin", "Madrid"], 0),
     ("Which animal barks?", ["A cat", "A dog", "A fish", "A horse"], 1),
@@ -70,7 +70,28 @@ def theirs(place, rows, ready):
         bootstrap_iters=0,
     )
     samples = sorted(found["samples"]["quiz"], key=lambda sample: sample["doc_id"])
-    return found["results"]["quiz"]["acc,none"], [[float(r[0]) for r in s["filtered_resps"]] for s in samples]
+    sums = [[float(r[0]) - moved(place, ready["url"], c) for r, c in zip(s["filtered_resps"], contexts(s))] for s in samples]
+    return found["results"]["quiz"]["acc,none"], sums
+
+
+def contexts(sample):
+    arguments = sample["arguments"]
+    return [a["arg_0"] if isinstance(a, dict) else a[0] for a in (arguments.values() if isinstance(arguments, dict) else arguments)]
+
+
+@functools.cache
+def moved(place, ready, context):
+    """lm-eval scores white space at the end of a context, here the line break after the role, with the choice: how likely it is."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    whole, kept = (tokenizer.encode(text, add_special_tokens=False) for text in (context, context.rstrip()))
+    assert whole[: len(kept)] == kept and len(whole) > len(kept), context
+    body = dict(prompt=whole, max_tokens=1, echo=True, logprobs=1)
+    request = urllib.request.Request(ready + "/completions", json.dumps(body).encode())
+    with urllib.request.urlopen(request) as answer:
+        scores = json.load(answer)["choices"][0]["logprobs"]["token_logprobs"]
+    return sum(scores[len(kept) : len(whole)])
 
 
 def body():
@@ -80,16 +101,8 @@ def body():
         rows.write_text("".join(json.dumps(dict(question=q, choices=c, answer=a)) + "\n" for q, c, a in QUESTIONS))
         # For its tokenizer and chat template, which are all that lm-eval reads of it.
         subprocess.run([OUNCE, "convert", MODEL, "--to", "hf", "--dtype", "bf16", "--out", place / "model", "-q"], check=True)
-        command = [OUNCE, "serve", MODEL, "--port", "0", "--context", "512", "--exact", "--json"]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
-            text = ""
-            while not text.endswith("}\n"):
-                text += server.stdout.readline()
-            accuracy, over_api = theirs(place, rows, json.loads(text))
-        finally:
-            server.terminate()
-            server.wait(60)
+        with server() as ready:
+            accuracy, over_api = theirs(place, rows, ready)
         own = ours(rows)
     direct = [record["choices"] for record in own["results"]]
     shapes = [len(r) for r in over_api] == [len(r) for r in direct] == [len(c) for _, c, _ in QUESTIONS]

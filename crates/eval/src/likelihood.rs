@@ -1,24 +1,27 @@
-//! How likely a model finds given texts: sums of `-ln p` over the tokens that bear loss. Knows no tasks.
-
-use std::sync::Arc;
+//! How likely a model finds given texts: sums of `-ln p` over the tokens that bear loss, by the pass that answers requests:
+//! what a served model says of a text is bit for bit what is said of it here. Knows no tasks.
 
 use ounce_data::{Batch, Tokenized};
-use ounce_model::{Model, Training};
-use ounce_tensor::{Device, Elem, Loss, Policy, ReadError, Rows, Stage};
+use ounce_engine::sampler::logprob;
+use ounce_model::{Kv, Model, Part};
+use ounce_tensor::kernels::CacheType;
+use ounce_tensor::{BLOCK, Device, ReadError};
 
 use crate::stats::DocumentLoss;
 
-/// Tokens in one pass at most (one sequence at least).
-const TOKENS: usize = 2048;
+/// Tokens in one pass at most; a longer sequence takes several.
+const TOKENS: usize = 512;
 
-/// For each sequence, the sum of `-ln p` over its scored tokens and their number. Activations are of type `elem`; what
-/// is scored of a sequence does not depend on the others. `on_pass(done)` is called before each pass with the number of
+/// Rows of logits at a time: with 262,144 tokens to choose from, 64 of them are 64 MiB.
+const SCORED_ROWS: usize = 64;
+
+/// For each sequence, the sum of `-ln p` over its scored tokens and their number, in f32 and with exact products. What is
+/// scored of a sequence does not depend on the others. `on_pass(done)` is called before each pass with the number of
 /// sequences that are done, and ends the work by returning false: then there is no result. Fails where streamed weights
 /// cannot be read.
 pub fn losses(
     device: &Device,
     model: &Model,
-    elem: Elem,
     sequences: &[Tokenized],
     mut on_pass: impl FnMut(usize) -> bool,
 ) -> Result<Option<Vec<DocumentLoss>>, ReadError> {
@@ -34,7 +37,7 @@ pub fn losses(
             end += 1;
         }
         let batch = Batch::of(&sequences[start..end]);
-        let each = cross_entropies(device, model, elem, &batch)?;
+        let each = cross_entropies(device, model, &batch)?;
         for range in batch.bounds.windows(2) {
             let scored = (range[0]..range[1]).filter(|&row| batch.weights[row] > 0.0);
             let (mut nll_sum, mut tokens) = (0.0, 0);
@@ -49,17 +52,39 @@ pub fn losses(
     Ok(Some(out))
 }
 
-/// `-ln p` of each row's target, 0 where it bears no loss; `[t]`.
-fn cross_entropies(device: &Device, model: &Model, elem: Elem, batch: &Batch) -> Result<Vec<f32>, ReadError> {
-    let mut rows = Rows::whole(batch.ids.clone(), &batch.bounds);
-    let weights: Arc<[f32]> = batch.weights.as_slice().into();
-    rows.loss = Some(Loss { targets: batch.targets.as_slice().into(), weights });
-    let training = Training { family: &*model.family, elem };
-    let segments = model.segments();
-    // Nothing is walked back: no activation is worth keeping.
-    let policies = vec![Policy::Recompute; segments];
-    let stage =
-        Stage { model: &training, range: 0..segments, policies: &policies, wanted: &[], random: None, offload: None };
-    let pass = stage.forward(device, &model.params, &rows, Vec::new())?;
-    Ok(pass.outputs[1].f32().to_vec())
+/// `-ln p` of each row's target, 0 where it bears no loss; `[t]`. The batch fits into a pass, or is one sequence.
+fn cross_entropies(device: &Device, model: &Model, batch: &Batch) -> Result<Vec<f32>, ReadError> {
+    let mut count = 0;
+    let sequences: Vec<(usize, &[u32], Vec<u32>)> = batch
+        .bounds
+        .windows(2)
+        .map(|range| {
+            let tokens = &batch.ids[range[0]..range[1]];
+            let first = count;
+            count += tokens.len().div_ceil(BLOCK) as u32;
+            (range[0], tokens, (first..count).collect())
+        })
+        .collect();
+    let mut kv = Kv::new(device, &model.config, CacheType::F32, count as usize);
+    let mut each = vec![0.0; batch.ids.len()];
+    let longest = sequences.iter().map(|(_, tokens, _)| tokens.len()).max().unwrap_or(0);
+    for past in (0..longest).step_by(TOKENS) {
+        let (mut parts, mut places) = (Vec::new(), Vec::new());
+        for (start, tokens, blocks) in sequences.iter().filter(|(_, tokens, _)| tokens.len() > past) {
+            let tokens = &tokens[past..tokens.len().min(past + TOKENS)];
+            places.extend(start + past..start + past + tokens.len());
+            parts.push(Part { tokens, past, blocks });
+        }
+        let rows = kv.begin(&parts);
+        let x = model.infer_blocks(device, &rows, &mut kv, false)?;
+        let scored: Vec<u32> = (0..places.len() as u32).filter(|&r| batch.weights[places[r as usize]] > 0.0).collect();
+        for wanted in scored.chunks(SCORED_ROWS) {
+            let logits = model.infer_head(device, &x, wanted, false)?;
+            for (logits, &row) in logits.f32().chunks_exact(logits.cols()).zip(wanted) {
+                let place = places[row as usize];
+                each[place] = -logprob(logits, batch.targets[place]);
+            }
+        }
+    }
+    Ok(each)
 }

@@ -65,8 +65,8 @@ impl Model {
     }
 
     /// A pass with the cache: the tokens that `kv.begin` laid out in `rows`; logits `[wanted.len(), v]` f32 of the rows
-    /// `wanted`. `int8` lets products round activations: to int8 with quantised weights, to bf16 with bf16 ones. Fails where
-    /// streamed weights cannot be read; what `kv` got from these rows is then worth nothing.
+    /// `wanted`. `int8` lets products round activations ([`Mode::Infer`]). Fails where streamed weights cannot be read; what `kv`
+    /// got from these rows is then worth nothing.
     pub fn infer(
         &self,
         device: &Device,
@@ -75,28 +75,39 @@ impl Model {
         wanted: &[u32],
         int8: bool,
     ) -> Result<Tensor, ReadError> {
-        let mode = Mode::Infer { int8 };
-        let last = self.segments() - 1;
-        let graph = |segment: usize| {
-            // After the head comes the first block again, of the next token.
-            self.params.enter(segment, Some(if segment == last { 1 } else { segment + 1 }))?;
-            Ok(Graph::new(device, &self.params, &[], mode, None, segment))
-        };
-        let mut g = graph(0)?;
+        let x = self.infer_blocks(device, rows, kv, int8)?;
+        self.infer_head(device, &x, wanted, int8)
+    }
+
+    /// The part of [`Model::infer`] before the head: what the last block gives, `[t, c]`.
+    pub fn infer_blocks(&self, device: &Device, rows: &Rows, kv: &mut Kv, int8: bool) -> Result<Tensor, ReadError> {
+        let mut g = self.infer_graph(device, 0, int8)?;
         let x = self.family.embed(&mut g, rows, Elem::F32);
         let mut x = g.value(x).clone();
         for block in 0..self.family.blocks() {
-            let mut g = graph(block + 1)?;
+            let mut g = self.infer_graph(device, block + 1, int8)?;
             let input = g.input(x, false);
             let out = self.family.block(&mut g, block, input, rows, Some(kv));
             x = g.value(out).clone();
         }
-        let mut g = graph(last)?;
-        let x = g.input(x, false);
+        Ok(x)
+    }
+
+    /// The logits `[wanted.len(), v]` of the rows `wanted` of what [`Model::infer_blocks`] gave.
+    pub fn infer_head(&self, device: &Device, x: &Tensor, wanted: &[u32], int8: bool) -> Result<Tensor, ReadError> {
+        let mut g = self.infer_graph(device, self.segments() - 1, int8)?;
+        let x = g.input(x.clone(), false);
         let x = g.select_rows(x, &wanted.into());
         let x = self.family.final_norm(&mut g, x);
         let logits = g.linear_f32(x, self.family.output_weight(), None);
         Ok(g.value(logits).clone())
+    }
+
+    fn infer_graph<'a>(&'a self, device: &'a Device, segment: usize, int8: bool) -> Result<Graph<'a>, ReadError> {
+        // After the head comes the first block again, of the next token.
+        let next = if segment + 1 == self.segments() { 1 } else { segment + 1 };
+        self.params.enter(segment, Some(next))?;
+        Ok(Graph::new(device, &self.params, &[], Mode::Infer { int8 }, None, segment))
     }
 
     /// A pass without a cache over whole sequences: hidden states after the embedding and each block, and the logits of all

@@ -11,7 +11,6 @@ use ounce_eval::score::{self, ChoiceLikelihood, Metric};
 use ounce_eval::stats::{self, DocumentLoss, Interval, Perplexity};
 use ounce_eval::task::{Item, Prompt, Reference};
 use ounce_spec::recipe::DataRecipe;
-use ounce_tensor::Elem;
 use serde::Serialize;
 use serde_json::json;
 
@@ -205,7 +204,7 @@ fn choose(speaker: &mut Speaker, items: &[Item], progress: &Progress) -> Result<
 /// The losses of sequences, while a signal may come.
 fn losses(speaker: &Speaker, sequences: &[Tokenized], what: &str, progress: &Progress) -> Result<Vec<DocumentLoss>> {
     let mut say = progress.of(sequences.len(), what);
-    let losses = likelihood::losses(&speaker.device, speaker.engine.model(), Elem::F32, sequences, &mut say);
+    let losses = likelihood::losses(&speaker.device, speaker.engine.model(), sequences, &mut say);
     let losses = losses.map_err(|e| CliError::of(&codes::READ, &e))?.ok_or_else(|| progress.interrupted())?;
     say(sequences.len());
     Ok(losses)
