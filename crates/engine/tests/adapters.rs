@@ -1,9 +1,12 @@
 //! Adapters beside each other: a sequence among others has the bits that it has alone on a model with its adapter attached;
 //! adapters come and go while others run.
 
+mod common;
+
 use std::collections::HashMap;
 use std::path::Path;
 
+use common::Dice;
 use ounce_engine::sampler::SamplingParams;
 use ounce_engine::{AdapterId, Engine, Output, Refusal, Request, SeqId, Settings};
 use ounce_formats::peft::{self, AdapterConfig, Side};
@@ -16,23 +19,9 @@ use ounce_tensor::{Device, Purpose};
 const FAMILIES: [&str; 6] = ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "gpt2"];
 const ANSWER: usize = 10;
 
-/// Numbers that depend on the seed only (SplitMix64, Steele et al. 2014).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn roll(&mut self, sides: usize) -> usize {
-        (self.next() % sides as u64) as usize
-    }
-    fn values(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
-    }
+/// Values from -1 to 1.
+fn values(dice: &mut Dice, len: usize) -> Vec<f32> {
+    (0..len).map(|_| dice.fraction() as f32 * 2.0 - 1.0).collect()
 }
 
 fn device() -> Device {
@@ -46,7 +35,7 @@ fn load(device: &Device, family: &str) -> Model {
 
 /// An adapter that changes every answer: rank and layers depend on its number.
 fn adapter(model: &Model, number: usize) -> (AdapterConfig, Tensors) {
-    let (mut dice, mut tensors) = (Dice(100 + number as u64), Tensors::new());
+    let (mut dice, mut tensors) = (Dice::new(100 + number as u64), Tensors::new());
     let rank = 2 + 3 * number;
     for (i, linear) in model.family.linears().into_iter().enumerate() {
         if i % (number + 2) == 0 {
@@ -54,7 +43,7 @@ fn adapter(model: &Model, number: usize) -> (AdapterConfig, Tensors) {
         }
         let (n, k) = model.params.weight(linear.weight).shape();
         let mut put = |side, shape: [usize; 2]| {
-            let values: Vec<f32> = dice.values(shape[0] * shape[1]).into_iter().map(|v| v * 0.5).collect();
+            let values: Vec<f32> = values(&mut dice, shape[0] * shape[1]).into_iter().map(|v| v * 0.5).collect();
             tensors.insert(peft::key(&linear.module, side), TensorData::from_f32(shape.to_vec(), &values));
         };
         put(Side::A, [rank, k]);
@@ -147,7 +136,7 @@ fn a_sequence_among_others_has_the_bits_that_it_has_alone() {
         for (i, answer) in want.iter().enumerate().filter(|(i, _)| i % 3 != 0) {
             assert_ne!(answer, &want[i - i % 3], "{family}: an adapter that changes nothing proves nothing");
         }
-        let mut dice = Dice(3);
+        let mut dice = Dice::new(3);
         let (mut engine, ids) = beside(family, settings);
         for _ in 0..4 {
             // In another order each time, with what the slots remember of the last.
@@ -167,7 +156,7 @@ fn a_sequence_among_others_has_the_bits_that_it_has_alone() {
 fn two_hundred_mixed_batches_answer_as_each_request_alone() {
     let settings = settings(6, 16);
     let mut solo: HashMap<(usize, Option<usize>), Answer> = HashMap::new();
-    let mut dice = Dice(11);
+    let mut dice = Dice::new(11);
     let (mut engine, ids) = beside("llama", settings);
     for batch in 0..200 {
         let wanted: Vec<(usize, Option<usize>)> = (0..2 + dice.roll(8))

@@ -1,9 +1,12 @@
 //! The cache in blocks: what a sequence is given does not depend on where its keys lie, on who left them there, or on whether
 //! it had to give them back; and every block comes back.
 
+mod common;
+
 use std::collections::HashMap;
 use std::path::Path;
 
+use common::Dice;
 use ounce_engine::sampler::SamplingParams;
 use ounce_engine::{Engine, Output, Request, SeqId, Settings};
 use ounce_model::Model;
@@ -63,19 +66,6 @@ fn answer(engine: &mut Engine, request: Request) -> Answer {
 
 fn prompt(len: usize, salt: u32) -> Vec<u32> {
     (0..len as u32).map(|i| (i * 31 + salt * 7) % VOCAB).collect()
-}
-
-/// Numbers that depend on the seed only (SplitMix64, Steele et al. 2014).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % sides as u64) as usize
-    }
 }
 
 #[test]
@@ -140,7 +130,7 @@ fn a_sequence_that_had_to_wait_again_answers_as_if_nothing_had_been() {
 /// what survives has its answer.
 #[test]
 fn blocks_come_back_whatever_is_done() {
-    let mut dice = Dice(11);
+    let mut dice = Dice::new(11);
     let mut crowded = engine("llama", Settings { cache_tokens: Some(112), ..settings(5) });
     let mut quiet = engine("llama", settings(1));
     let (mut open, mut answers) = (Vec::new(), Answers::default());
