@@ -16,7 +16,7 @@ OUNCE = Path(os.environ["OUNCE"])
 @contextmanager
 def server(*flags, model=MODEL, context=512):
     """What a server says of itself, with the `url` of its API; it is told to end afterwards and must do so in order."""
-    # Exact products: with rounded ones a prompt that the cache remembers gives logits a little apart from its first pass.
+    # Exact products, since others compute what the answers are held against.
     command = [OUNCE, "serve", model, "--port", "0", "--context", str(context), "--exact", "--json", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

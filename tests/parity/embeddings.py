@@ -2,13 +2,9 @@
 that of the first, through the `openai` package. The weights are those that `ounce convert` makes of the GGUF file, as f32.
 """
 
-import json
-import os
-import signal
 import subprocess
 import tempfile
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import openai
@@ -16,32 +12,14 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from _check import check, close
+from _server import MODEL, OUNCE, server
 
-MODEL = Path(os.environ["OUNCE_ASSETS"]) / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
-OUNCE = Path(os.environ["OUNCE"])
 TEXTS = [
     "The nurse wrote a short referral to the heart clinic.",
     "Die Würde des Menschen ist unantastbar.",
     "def area(r): return 3.14159 * r * r",
     "word " * 150,
 ]
-
-
-@contextmanager
-def server(model, *flags):
-    command = [OUNCE, "serve", model, "--port", "0", "--context", "256", "--exact", "--json", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        text = ""
-        while not text.endswith("}\n"):
-            line = process.stdout.readline()
-            if not line:
-                raise RuntimeError("the server did not start")
-            text += line
-        yield openai.OpenAI(base_url=json.loads(text)["url"], api_key="none", max_retries=0)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
 
 
 def states(place):
@@ -68,7 +46,8 @@ def body():
         wanted = states(folder)
         pooled = {"last": lambda h: h[-1], "mean": lambda h: h.mean(0), "cls": lambda h: h[0]}
         for pooling, pool in pooled.items():
-            with server(folder, "--pooling", pooling) as client:
+            with server("--pooling", pooling, model=folder, context=256) as ready:
+                client = openai.OpenAI(base_url=ready["url"], api_key="none", max_retries=0)
                 name = client.models.list().data[0].id
                 answer = client.embeddings.create(model=name, input=TEXTS)
                 for (ids, hidden), one in zip(wanted, answer.data):

@@ -6,7 +6,7 @@ use crate::{Cpu, In, Isa, Out, bf16, f16};
 
 /// The element type of a test.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     F32,
     Bf16,
     F16,
@@ -22,7 +22,7 @@ struct Case {
     dout: Vec<f64>,
 }
 
-fn random(n: usize, seed: u64, kind: Kind) -> Vec<f64> {
+pub(super) fn random(n: usize, seed: u64, kind: Kind) -> Vec<f64> {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         x ^= x << 13;

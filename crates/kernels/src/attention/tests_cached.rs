@@ -1,21 +1,14 @@
 //! Attention to a cache against f64 loops over what the cache was given, and the promise that a query's bits depend on its
 //! own sequence and position only.
 
-use super::{AttnShape, CacheType, Cached, Span};
+use super::{AttnShape, CacheType, Cached, Span, tests};
 use crate::{Cpu, Isa};
 
 const BLOCK: usize = 16;
 const KINDS: [CacheType; 4] = [CacheType::F32, CacheType::Bf16, CacheType::Q8, CacheType::Q4];
 
 fn random(n: usize, seed: u64) -> Vec<f32> {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        (x >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
+    tests::random(n, seed, tests::Kind::F32).into_iter().map(|x| x as f32).collect()
 }
 
 /// Sequences of some lengths, all positions in a cache whose blocks lie in disorder. A block belongs to one sequence.

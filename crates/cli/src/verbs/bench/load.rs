@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use ounce_engine::sampler::uniform;
+
 /// Most requests that are open at a time where they come at random.
 const MAX_OPEN: usize = 4096;
 const STACK_BYTES: usize = 256 << 10;
@@ -88,7 +90,7 @@ fn spawn<'scope>(scope: &'scope std::thread::Scope<'scope, '_>, work: impl FnOnc
 
 /// Seconds from the start at which requests come, the first at once.
 fn arrivals(rate: f64, requests: usize, seed: u64) -> Vec<f64> {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let mut at = 0.0;
     let next = |_| {
         let now = at;
@@ -98,25 +100,25 @@ fn arrivals(rate: f64, requests: usize, seed: u64) -> Vec<f64> {
     (0..requests).map(next).collect()
 }
 
-/// Numbers that depend on the seed only (SplitMix64, Steele et al. 2014).
-pub struct Dice(pub u64);
+/// Numbers that depend on the seed only.
+pub struct Dice {
+    seed: u64,
+    drawn: u64,
+}
 
 impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    pub fn new(seed: u64) -> Dice {
+        Dice { seed, drawn: 0 }
     }
 
     /// From 0 up to 1, without 1.
     pub fn fraction(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        self.drawn += 1;
+        uniform(self.seed, self.drawn)
     }
 
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.fraction() * n as f64) as usize
     }
 }
 

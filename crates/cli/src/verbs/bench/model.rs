@@ -56,7 +56,7 @@ struct Measured {
 
 fn measure(engine: &mut Engine, args: &Args, signals: &Signals) -> Result<Measured> {
     let vocab = engine.model().config.vocab_size;
-    let mut dice = Dice(0);
+    let mut dice = Dice::new(0);
     // Every prompt is another one, or the engine would remember it instead of computing it.
     let mut random = |n: usize| -> Vec<u32> { (0..n).map(|_| dice.below(vocab) as u32).collect() };
     let (mut first, mut decode) = (Vec::new(), Vec::new());

@@ -180,7 +180,7 @@ fn nothing_done(root: &str, summary: &Summary) -> CliError {
 
 /// Random words, the same for the same seed and number.
 fn prompt(seed: u64, number: usize, words: usize) -> String {
-    let mut dice = Dice(seed ^ ((number as u64 + 1) << 20));
+    let mut dice = Dice::new(seed ^ ((number as u64 + 1) << 20));
     (0..words).map(|_| WORDS[dice.below(WORDS.len())]).collect::<Vec<_>>().join(" ")
 }
 
