@@ -1,11 +1,13 @@
 //! A model that answers: engine, tokenizer and template together. What `chat`, `generate`, `eval` and `serve` run on.
 
+mod draft;
+
 use std::cell::RefCell;
 use std::time::Instant;
 
 use ounce_engine::{Engine, Failure, Finish, Refusal, Request, Settings, TextStream};
 use ounce_formats::template::{ChatTemplate, RenderOptions};
-use ounce_formats::{TensorData, peft, prompt};
+use ounce_formats::{Checkpoint, TensorData, peft, prompt};
 use ounce_model::Model;
 use ounce_model::adapters::lora;
 use ounce_plan::probe;
@@ -83,11 +85,15 @@ impl Speaker {
             int8: !flags.exact,
             cache: flags.kv_cache.into(),
             cache_tokens,
+            speculate: flags.speculate.into(),
             ..Settings::default()
         };
+        let draft = flags.draft_model.as_deref().filter(|_| flags.speculate > 0);
+        let draft = draft.map(|name| draft::open(context, name, &device, &text.tokenizer, &settings)).transpose()?;
         let limit = flags.mem.unwrap_or_else(probe::usable_memory_bytes);
-        let weights: usize = checkpoint.tensors.iter().map(|(_, t)| held_bytes(t, flags.exact)).sum();
-        let need = ounce_train::resident::bytes() + weights + settings.cache_bytes(&model.config);
+        let weights = held(&checkpoint, flags.exact);
+        let guessing = draft.as_ref().map_or(0, |draft| draft.bytes);
+        let need = ounce_train::resident::bytes() + weights + settings.cache_bytes(&model.config) + guessing;
         if need > limit {
             model.stream(&device, &checkpoint).map_err(|e| CliError::of(&codes::READ, &e))?;
             context.out.note(format!(
@@ -96,7 +102,11 @@ impl Speaker {
                 units::bytes(limit)
             ));
         }
-        let engine = Engine::new(&device, model, settings);
+        let mut engine = Engine::new(&device, model, settings);
+        if let Some(draft) = draft {
+            let help = "lower --context, or choose a draft model that reads more";
+            engine.draft_with(draft.model).map_err(|e| CliError::of(&codes::SAMPLING, &e).help(help))?;
+        }
         Ok(Speaker { engine, device, text, generation: checkpoint.generation, template })
     }
 
@@ -171,6 +181,11 @@ impl Speaker {
             rest_s: first.elapsed().as_secs_f64(),
         })
     }
+}
+
+/// Memory for the weights of a model.
+fn held(checkpoint: &Checkpoint, exact: bool) -> usize {
+    checkpoint.tensors.iter().map(|(_, tensor)| held_bytes(tensor, exact)).sum()
 }
 
 /// Memory for a tensor: its bytes, and those of quantised ones once more, laid out for int8 products.

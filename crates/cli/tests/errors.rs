@@ -7,7 +7,7 @@ use common::Place;
 #[test]
 fn errors_say_what_where_why_and_what_to_do() {
     let place = Place::new();
-    let model = place.tiny_model();
+    place.tiny_model();
     place.write("r.yaml", "model: tiny\nlora:\n  rnak: 8\nbatch_size: many\noptimizer:\n  learning_rate: -1\n");
     place.write("bad.yaml", "model: [\n");
     place.write("bad.jsonl", "{\"messages\":[]}\nnot json\n{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}\n");
@@ -15,8 +15,14 @@ fn errors_say_what_where_why_and_what_to_do() {
     place.echo_rows("d.jsonl", "abcdef");
     place.write("wrong-adapter/adapter_config.json", "{\"peft_type\":\"IA3\"}");
     place.write("used/recipe.yaml", "model: x\n");
-    let _ = model;
-    let cases: [(&str, &[&str]); 19] = [
+    // The same with another letter in the place of one.
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        place.write(&format!("other/{file}"), "");
+        std::fs::copy(place.path("tiny").join(file), place.path("other").join(file)).unwrap();
+    }
+    let tokenizer = std::fs::read_to_string(place.path("tiny/tokenizer.json")).unwrap();
+    place.write("other/tokenizer.json", &tokenizer.replace("\"q\":", "\"~\":"));
+    let cases: [(&str, &[&str]); 20] = [
         ("no_verb", &[]),
         ("unknown_verb", &["tone"]),
         ("unknown_flag", &["tune", "--rnak", "8"]),
@@ -30,6 +36,7 @@ fn errors_say_what_where_why_and_what_to_do() {
         ("no_data", &["tune", "tiny", "--data", "nowhere.jsonl", "--out", "o", "--max-length", "64"]),
         ("no_model", &["generate", "org/name", "hi"]),
         ("bad_adapter", &["generate", "tiny", "hi", "--adapter", "wrong-adapter"]),
+        ("bad_draft", &["generate", "tiny", "hi", "--draft-model", "other"]),
         ("sampling", &["generate", "tiny", "hi", "--top-p", "0", "--temperature=-1"]),
         ("serve_open", &["serve", "tiny", "--host", "0.0.0.0"]),
         ("bad_task", &["eval", "tiny", "--task", "task.jsonl"]),

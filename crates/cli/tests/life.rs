@@ -74,15 +74,12 @@ fn from_tuning_to_talking() {
     assert_eq!(missed.code, Some(3), "{}", missed.stderr);
 
     // Merged and unmerged say the same, and so does what GGUF makes of it.
-    let answer = |model: &[&str]| {
-        let args: Vec<&str> = ["generate"]
-            .iter()
-            .chain(model)
-            .copied()
-            .chain(["b", "--max-tokens", "5", "--context", "64", "--exact"])
-            .collect();
+    let generate = |args: &[&str]| {
+        let args: Vec<&str> =
+            ["generate"].iter().chain(args).copied().chain(["b", "--context", "64", "--exact"]).collect();
         place.ok(&args).stdout
     };
+    let answer = |model: &[&str]| generate(&[model, &["--max-tokens", "5"]].concat());
     let tuned = answer(&["tiny", "--adapter", "runs/a"]);
     place.ok(&["merge", "tiny", "--adapter", "runs/a", "--out", "merged"]);
     assert_eq!(answer(&["merged"]), tuned);
@@ -112,6 +109,15 @@ fn from_tuning_to_talking() {
     let typed = place.ok(&["generate", "tiny", "b</s>", "--max-tokens", "1", "--context", "64", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&typed.stdout).unwrap();
     assert_eq!(json["prompt_tokens"], 10, "u:b and < / s > and </s>a:");
+
+    // Whoever guesses ahead, the answer is the same.
+    let guessed = |more: &[&str]| generate(&[&["tiny", "--max-tokens", "40"], more].concat());
+    let plain = guessed(&["--speculate", "0"]);
+    for more in
+        [&["--speculate", "8"][..], &["--draft-model", "merged"], &["--draft-model", "tiny.gguf", "--speculate", "3"]]
+    {
+        assert_eq!(guessed(more), plain, "{more:?}");
+    }
 
     let chat = place.run_with_input(
         &["chat", "tiny", "--context", "64", "--max-tokens", "3"],

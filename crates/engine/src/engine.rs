@@ -2,16 +2,18 @@
 //! beside them. A prompt that begins like an earlier one (the next turn of a chat, a shared instruction) computes only what is new.
 
 use ounce_model::adapters::{self, Adapter, Layers};
-use ounce_model::{Kv, Model};
+use ounce_model::{Kv, Model, Part};
 use ounce_spec::ModelConfig;
 use ounce_tensor::kernels::CacheType;
 use ounce_tensor::{AdapterId, BLOCK, Device, ReadError};
 
 use crate::adapters::{Adapters, ranges};
 use crate::embedding::{Embedding, Embeddings};
+use crate::refusal::{Failure, Refusal};
 use crate::sampler::{logprob, top_logprobs};
 use crate::scheduler::{Scheduler, Turn};
 use crate::sequence::{Finish, Output, Request, Scored, SeqId, Sequence};
+use crate::speculation::{DraftModel, ShortDraft, Speculated};
 
 /// Sizes of an engine.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,12 +33,25 @@ pub struct Settings {
     pub cache_tokens: Option<usize>,
     /// Whether prompts may find their beginnings in the cache.
     pub prefix_cache: bool,
+    /// Tokens of an answer that are guessed ahead in a step, at most: from what came after its last tokens before, or by a draft model
+    /// ([`Engine::draft_with`]). Answers do not depend on it.
+    pub speculate: usize,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
         let (cache, cache_tokens, prefix_cache) = (CacheType::F32, None, true);
-        Settings { slots: 1, context: 4096, prefill_chunk: 512, int8: true, cache, cache_tokens, prefix_cache }
+        let speculate = 0;
+        Settings {
+            slots: 1,
+            context: 4096,
+            prefill_chunk: 512,
+            int8: true,
+            cache,
+            cache_tokens,
+            prefix_cache,
+            speculate,
+        }
     }
 }
 
@@ -53,67 +68,8 @@ impl Settings {
     }
 }
 
-/// A request that cannot run.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error("the prompt is empty")]
-    Empty,
-    #[error(
-        "the prompt has {prompt} tokens, but the context has {context} positions and the answer needs at least one"
-    )]
-    TooLong { prompt: usize, context: usize },
-    #[error("the prompt has token {token}, but the vocabulary ends at {vocab}")]
-    Token { token: u32, vocab: usize },
-    #[error("the input has {input} tokens, but the context has {context} positions")]
-    InputTooLong { input: usize, context: usize },
-    #[error("its adapter has been taken away")]
-    Adapter,
-}
-
-/// A request that was not answered.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Failure {
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// Streamed weights that could not be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-}
-
-impl Refusal {
-    /// Whether a prompt can run where the context has `context` positions and the vocabulary `vocab` tokens.
-    ///
-    /// # Errors
-    /// Why it cannot.
-    pub fn check(prompt: &[u32], context: usize, vocab: usize) -> Result<(), Refusal> {
-        if prompt.is_empty() {
-            return Err(Refusal::Empty);
-        }
-        if prompt.len() >= context {
-            return Err(Refusal::TooLong { prompt: prompt.len(), context });
-        }
-        Refusal::check_tokens(prompt, vocab)
-    }
-
-    /// Whether an input can be embedded: as [`Refusal::check`], with no room for an answer.
-    ///
-    /// # Errors
-    /// Why it cannot.
-    pub fn check_input(input: &[u32], context: usize, vocab: usize) -> Result<(), Refusal> {
-        match input.len() {
-            0 => Err(Refusal::Empty),
-            n if n > context => Err(Refusal::InputTooLong { input: n, context }),
-            _ => Refusal::check_tokens(input, vocab),
-        }
-    }
-
-    fn check_tokens(tokens: &[u32], vocab: usize) -> Result<(), Refusal> {
-        match tokens.iter().find(|&&t| t as usize >= vocab) {
-            Some(&token) => Err(Refusal::Token { token, vocab }),
-            None => Ok(()),
-        }
-    }
-}
+/// Why a sequence ends, and with which token, where one ends it.
+type End = (Finish, Option<Scored>);
 
 pub struct Engine {
     device: Device,
@@ -123,6 +79,8 @@ pub struct Engine {
     scheduler: Scheduler,
     adapters: Adapters,
     embeddings: Embeddings,
+    draft_model: Option<DraftModel>,
+    speculated: Speculated,
     next: u64,
 }
 
@@ -136,7 +94,28 @@ impl Engine {
         let kv = Kv::new(device, &model.config, settings.cache, settings.blocks());
         let (device, adapters) = (device.clone(), Adapters::default());
         let (scheduler, embeddings) = (Scheduler::new(settings), Embeddings::default());
-        Engine { device, model, kv, settings, scheduler, adapters, embeddings, next: 0 }
+        let (draft_model, speculated) = (None, Speculated::default());
+        Engine { device, model, kv, settings, scheduler, adapters, embeddings, draft_model, speculated, next: 0 }
+    }
+
+    /// Lets a smaller model with the same tokens make the guesses, [`Settings::speculate`] of them. Before any request.
+    ///
+    /// # Errors
+    /// Where it reads fewer positions than the context has.
+    pub fn draft_with(&mut self, model: Model) -> Result<(), ShortDraft> {
+        let Settings { context, cache, .. } = self.settings;
+        if model.context < context {
+            return Err(ShortDraft { draft: model.context, context });
+        }
+        self.draft_model = Some(DraftModel::new(&self.device, model, cache, self.settings.blocks()));
+        self.scheduler.forget();
+        self.scheduler.drafts = true;
+        Ok(())
+    }
+
+    /// What became of guesses so far.
+    pub fn speculated(&self) -> Speculated {
+        self.speculated
     }
 
     pub fn model(&self) -> &Model {
@@ -248,43 +227,35 @@ impl Engine {
         let mut out = Vec::new();
         for copied in self.scheduler.admit(&mut out) {
             self.kv.copy_block(&self.device, copied.to, copied.from);
+            self.draft_model.iter_mut().for_each(|draft| draft.copy_block(&self.device, copied.to, copied.from));
         }
         let turns = self.scheduler.plan();
         if turns.is_empty() {
             return Ok(out);
         }
-        let parts: Vec<_> = turns.iter().map(|turn| self.scheduler.running[turn.i].part(turn.n)).collect();
-        let mut rows = self.kv.begin(&parts);
-        rows.adapted = ranges(turns.iter().map(|turn| (turn.n, self.scheduler.running[turn.i].adapter))).into();
-        let (asked, wanted) = self.questions(&turns);
-        let logits = self.model.infer(&self.device, &rows, &mut self.kv, &wanted, self.settings.int8)?;
-        for &Turn { i, n } in &turns {
-            self.scheduler.advance(i, n);
+        if let Some(draft) = &mut self.draft_model {
+            draft.guess(&self.device, &mut self.scheduler.running, &turns)?;
         }
-        let v = logits.cols();
+        let running = &self.scheduler.running;
+        let tokens: Vec<_> = turns.iter().map(|turn| running[turn.i].next(turn.n)).collect();
+        let asked: Vec<_> = turns.iter().map(|turn| running[turn.i].asked(turn.n)).collect();
+        let (mut parts, mut wanted, mut first) = (Vec::new(), Vec::new(), 0);
+        for ((turn, tokens), asked) in turns.iter().zip(&tokens).zip(&asked) {
+            let Sequence { cached, blocks, .. } = &running[turn.i];
+            parts.push(Part { tokens, past: *cached, blocks });
+            wanted.extend(asked.iter().map(|row| (first + row) as u32));
+            first += turn.n;
+        }
+        let mut rows = self.kv.begin(&parts);
+        rows.adapted = ranges(turns.iter().map(|turn| (turn.n, running[turn.i].adapter))).into();
+        let logits = self.model.infer(&self.device, &rows, &mut self.kv, &wanted, self.settings.int8)?;
+        let mut logits = logits.f32().chunks_exact(logits.cols());
         let mut ended = Vec::new();
-        for (k, &(i, next)) in asked.iter().enumerate() {
-            let logits = &logits.f32()[k * v..(k + 1) * v];
-            let sequence = &mut self.scheduler.running[i];
-            if let Some(&token) = sequence.tokens.get(next) {
-                let top = top_logprobs(logits, sequence.params.prompt_logprobs.unwrap_or(0));
-                let token = Scored { token, logprob: logprob(logits, token), top };
-                out.push(Output::Prompt { id: sequence.id, token });
-                sequence.scored = next + 1;
-                continue;
-            }
-            let choice = match sequence.draw(logits) {
-                Ok(choice) => choice,
-                Err(reason) => {
-                    ended.push((i, reason, None));
-                    continue;
-                }
-            };
-            let top = top_logprobs(logits, sequence.params.logprobs);
-            let scored = Scored { token: choice.token, logprob: choice.logprob, top };
-            if let Some((reason, token)) = self.accept(i, scored, &mut out) {
-                ended.push((i, reason, token));
-            }
+        for (turn, asked) in turns.iter().zip(&asked) {
+            let logits: Vec<_> = logits.by_ref().take(asked.len()).collect();
+            let (read, end) = self.hear(turn, asked, &logits, &mut out);
+            self.scheduler.advance(turn.i, read);
+            ended.extend(end.map(|(reason, token)| (turn.i, reason, token)));
         }
         // From the last on: who ends leaves its place to the last.
         ended.sort_by_key(|(i, ..)| std::cmp::Reverse(*i));
@@ -296,43 +267,65 @@ impl Engine {
         Ok(out)
     }
 
-    /// Where logits are needed: at the last token of a sequence, and in prompts that are to be scored. Each as the sequence with the
-    /// place of the token that they are about, and as a row of the batch.
-    fn questions(&self, turns: &[Turn]) -> (Vec<(usize, usize)>, Vec<u32>) {
-        let (mut asked, mut wanted) = (Vec::new(), Vec::new());
-        let mut row = 0;
-        for &Turn { i, n } in turns {
-            let sequence = &self.scheduler.running[i];
-            let from = if sequence.is_scored() { 0 } else { n - 1 };
-            for r in from..n {
-                let next = sequence.cached + r + 1;
-                let scores = sequence.is_scored() && next >= sequence.scored && next < sequence.prompt_len;
-                if next == sequence.tokens.len() || scores {
-                    asked.push((i, next));
-                    wanted.push((row + r) as u32);
-                }
+    /// Takes in what the model says after the rows `asked` of a turn: scores of a prompt, or the next tokens, as long as what was
+    /// guessed is what is drawn. How many of the turn's rows are of the text as it now is, and the end if it ends.
+    fn hear(&mut self, turn: &Turn, asked: &[usize], logits: &[&[f32]], out: &mut Vec<Output>) -> (usize, Option<End>) {
+        let sequence = &mut self.scheduler.running[turn.i];
+        let drafts = std::mem::take(&mut sequence.drafts);
+        let (mut accepted, mut end) = (0, None);
+        for (row, logits) in asked.iter().zip(logits) {
+            let sequence = &mut self.scheduler.running[turn.i];
+            let next = sequence.cached + row + 1;
+            if next < sequence.prompt_len {
+                let token = sequence.tokens[next];
+                let top = top_logprobs(logits, sequence.params.prompt_logprobs.unwrap_or(0));
+                let token = Scored { token, logprob: logprob(logits, token), top };
+                out.push(Output::Prompt { id: sequence.id, token });
+                sequence.scored = next + 1;
+                continue;
             }
-            row += n;
+            let choice = match sequence.draw(logits) {
+                Ok(choice) => choice,
+                Err(reason) => {
+                    end = Some((reason, None));
+                    break;
+                }
+            };
+            let top = top_logprobs(logits, sequence.params.logprobs);
+            end = self.accept(turn.i, Scored { token: choice.token, logprob: choice.logprob, top }, out);
+            if end.is_some() || drafts.get(accepted) != Some(&choice.token) {
+                break;
+            }
+            accepted += 1;
         }
-        (asked, wanted)
+        if !drafts.is_empty() {
+            self.scheduler.running[turn.i].pace.learn(drafts.len(), accepted);
+            self.speculated.drafts += 1;
+            self.speculated.drafted += drafts.len() as u64;
+            self.speculated.accepted += accepted as u64;
+        }
+        (turn.n - drafts.len() + accepted, end)
     }
 
-    /// Runs one request to its end. `on_step` gets the token of each step, or nothing after a step that read a part of a long
-    /// prompt, and ends the request by returning false.
+    /// Runs one request to its end. `on_step` gets each token, or nothing after a step that read a part of a long prompt, and ends the
+    /// request by returning false.
     pub fn run(&mut self, request: Request, mut on_step: impl FnMut(Option<u32>) -> bool) -> Result<Finish, Failure> {
         let id = self.submit(request)?;
         loop {
-            let (mut token, mut finish) = (None, None);
+            let (mut tokens, mut finish) = (Vec::new(), None);
             let outputs = self.step().inspect_err(|_| self.cancel(id))?;
             for output in outputs {
                 match output {
-                    Output::Token { id: of, token: chosen } if of == id => token = Some(chosen.token),
+                    Output::Token { id: of, token: chosen } if of == id => tokens.push(Some(chosen.token)),
                     Output::Finished { id: of, reason, .. } if of == id => finish = Some(reason),
                     _ => {}
                 }
             }
-            // A sequence may end with a token or without one.
-            let go_on = (token.is_none() && finish.is_some()) || on_step(token);
+            // A sequence may end without a token.
+            if tokens.is_empty() && finish.is_none() {
+                tokens.push(None);
+            }
+            let go_on = tokens.into_iter().all(&mut on_step);
             match finish {
                 Some(reason) => return Ok(if go_on { reason } else { Finish::Stop }),
                 None if !go_on => {
@@ -345,7 +338,7 @@ impl Engine {
     }
 
     /// Takes a sampled token into sequence `i`, or says why it ends and with which token.
-    fn accept(&mut self, i: usize, scored: Scored, out: &mut Vec<Output>) -> Option<(Finish, Option<Scored>)> {
+    fn accept(&mut self, i: usize, scored: Scored, out: &mut Vec<Output>) -> Option<End> {
         let (sequence, token) = (&mut self.scheduler.running[i], scored.token);
         let heeds_eos = !sequence.params.ignore_eos || sequence.constraint.is_some();
         let ends = heeds_eos && self.model.config.eos_token_id.contains(&token);

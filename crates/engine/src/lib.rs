@@ -2,7 +2,7 @@
 //! over a ragged batch, and accepts what came out.
 //!
 //! What this crate must not know: HTTP, files, printing, tokenizers (text comes in through a closure), grammars (they come in
-//! through a trait).
+//! through a trait), where a draft model comes from.
 #![forbid(unsafe_code)]
 
 mod adapters;
@@ -11,15 +11,19 @@ mod constraint;
 mod embedding;
 mod engine;
 mod prefix;
+mod refusal;
 pub mod sampler;
 mod scheduler;
 mod sequence;
+mod speculation;
 mod text;
 
 pub use constraint::{Constraint, Unmet, allows};
 pub use embedding::{Embedding, Pooling};
-pub use engine::{Engine, Failure, Refusal, Settings};
+pub use engine::{Engine, Settings};
 pub use ounce_model::adapters::{Adapter, Layers};
 pub use ounce_tensor::AdapterId;
+pub use refusal::{Failure, Refusal};
 pub use sequence::{Finish, Output, Request, Scored, SeqId};
+pub use speculation::{ShortDraft, Speculated};
 pub use text::{Piece, TextStream};

@@ -71,7 +71,7 @@ impl Sampler {
     /// As [`Sampler::sample`], among the tokens of a bit set only ([`crate::Constraint::allowed`]); one of them is below `v`. Log
     /// probabilities stay those of the model.
     pub fn sample_among(&mut self, logits: &[f32], allowed: Option<&[u32]>) -> Choice {
-        let token = self.choose(logits, allowed);
+        let token = self.choose(logits, allowed, self.position);
         self.position += 1;
         if self.params.repetition_penalty != 1.0
             || self.params.presence_penalty != 0.0
@@ -82,7 +82,13 @@ impl Sampler {
         Choice { token, logprob: logprob(logits, token) }
     }
 
-    fn choose(&mut self, logits: &[f32], allowed: Option<&[u32]>) -> u32 {
+    /// The token that would be drawn `ahead` tokens after the next one if `logits` `[v]` were those of its place. Nothing is remembered.
+    pub fn guess(&mut self, logits: &[f32], ahead: usize) -> u32 {
+        self.choose(logits, None, self.position + ahead as u64)
+    }
+
+    /// The token of the `position`-th draw.
+    fn choose(&mut self, logits: &[f32], allowed: Option<&[u32]>, position: u64) -> u32 {
         let as_they_are = self.params.logit_bias.is_empty() && self.seen.is_empty() && allowed.is_none();
         if self.params.temperature == 0.0 && as_they_are {
             return argmax(logits).0;
@@ -109,7 +115,7 @@ impl Sampler {
         if p.typical_p < 1.0 {
             filters::typical(&mut self.candidates, p.typical_p);
         }
-        filters::draw(&mut self.candidates, uniform(p.seed, self.position))
+        filters::draw(&mut self.candidates, uniform(p.seed, position))
     }
 
     fn apply_bias_and_penalties(&mut self) {

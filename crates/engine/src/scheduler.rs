@@ -9,6 +9,7 @@ use crate::blocks::Blocks;
 use crate::engine::Settings;
 use crate::prefix::Parent;
 use crate::sequence::{Output, SeqId, Sequence};
+use crate::speculation::{ROWS, lookup};
 
 /// Rows of a prompt in one step where the logits of all are wanted: with 262,144 tokens to choose from, 64 rows are 64 MiB.
 const SCORED_ROWS: usize = 64;
@@ -22,9 +23,11 @@ pub(crate) struct Scheduler {
     /// Counts the changes of the model: what was cached before one is not found after it.
     epoch: u64,
     preemptions: u64,
+    /// Whether a draft model guesses, and what it has not read cannot be found.
+    pub drafts: bool,
 }
 
-/// What one running sequence does in a step: `n` of its tokens after those in the cache.
+/// What one running sequence does in a step: `n` of its tokens after those in the cache, and guesses after its last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Turn {
     /// Place among those that run.
@@ -43,7 +46,7 @@ impl Scheduler {
     pub fn new(settings: Settings) -> Scheduler {
         let blocks = Blocks::new(settings.blocks());
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Scheduler { settings, waiting, running, blocks, epoch: 0, preemptions: 0 }
+        Scheduler { settings, waiting, running, blocks, epoch: 0, preemptions: 0, drafts: false }
     }
 
     pub fn blocks(&self) -> &Blocks {
@@ -128,6 +131,7 @@ impl Scheduler {
             block
         });
         (sequence.parent, sequence.published) = (parent, sequence.blocks.len());
+        sequence.drafted = sequence.cached;
         let wanted = sequence.tokens.len().div_ceil(BLOCK);
         // Those that run may each need one soon.
         if self.blocks.available() < wanted - sequence.blocks.len() + self.running.len() {
@@ -149,10 +153,11 @@ impl Scheduler {
 
     fn unseat(&mut self, sequence: &mut Sequence) {
         self.blocks.release_all(&mut sequence.blocks);
-        (sequence.cached, sequence.published) = (0, 0);
+        (sequence.cached, sequence.published, sequence.drafted) = (0, 0, 0);
     }
 
-    /// What runs in the next step: all that decode, and prompts up to the chunk. All of it has blocks.
+    /// What runs in the next step: all that decode, with guesses where they are wanted, and prompts up to the chunk. All of it has
+    /// blocks.
     pub fn plan(&mut self) -> Vec<Turn> {
         let mut budget = self.settings.prefill_chunk.max(1);
         let mut turns = Vec::new();
@@ -169,9 +174,41 @@ impl Scheduler {
             }
             i += 1;
         }
+        self.make_guesses(&mut turns);
         // Rows of one adapter are multiplied together.
         turns.sort_by_key(|turn| self.running[turn.i].adapter);
         turns
+    }
+
+    /// Makes guesses for those that decode, or room for those that a draft model will make.
+    fn make_guesses(&mut self, turns: &mut [Turn]) {
+        let decodes = |s: &Sequence| s.tokens.len() - s.cached == 1 && !s.is_scored();
+        turns.iter().for_each(|turn| self.running[turn.i].drafts.clear());
+        let decoding = turns.iter().filter(|turn| decodes(&self.running[turn.i])).count();
+        let running = self.running.len();
+        let each = self.settings.speculate.min((ROWS / decoding.max(1)).saturating_sub(1));
+        for turn in turns.iter_mut().filter(|_| each > 0) {
+            let sequence = &mut self.running[turn.i];
+            let (len, answered) = (sequence.tokens.len(), sequence.tokens.len() - sequence.prompt_len);
+            // The model adds a token to the guesses that hold.
+            let left = sequence.params.max_tokens - answered;
+            let room = left.min(self.settings.context - len) - 1;
+            if !decodes(sequence) || room == 0 {
+                continue;
+            }
+            let mut wanted = sequence.pace.ahead(each.min(room));
+            if !self.drafts {
+                sequence.drafts = lookup(&sequence.tokens, wanted);
+                wanted = sequence.drafts.len();
+            }
+            // Guesses take no block that another sequence may need.
+            while (len + wanted).div_ceil(BLOCK) > sequence.blocks.len() && self.blocks.available() > running {
+                sequence.blocks.extend(self.blocks.take());
+            }
+            wanted = wanted.min(sequence.blocks.len() * BLOCK - len);
+            sequence.drafts.truncate(wanted);
+            turn.n += wanted;
+        }
     }
 
     /// Sees that sequence `i` has blocks for `n` more tokens, at the cost of younger ones. Whether it still runs.
@@ -202,10 +239,13 @@ impl Scheduler {
     pub fn advance(&mut self, i: usize, n: usize) {
         let sequence = &mut self.running[i];
         sequence.cached += n;
+        // What was read of guesses that failed is of no use.
+        sequence.drafted = sequence.drafted.min(sequence.cached);
         if !self.settings.prefix_cache {
             return;
         }
-        let (full, _) = sequence.tokens[..sequence.cached].as_chunks::<BLOCK>();
+        let whole = if self.drafts { sequence.drafted } else { sequence.cached };
+        let (full, _) = sequence.tokens[..whole].as_chunks::<BLOCK>();
         for (at, tokens) in full.iter().enumerate().skip(sequence.published) {
             let found = self.blocks.publish(sequence.parent, tokens, sequence.blocks[at]);
             sequence.blocks[at] = found.block;

@@ -1,11 +1,13 @@
 //! A request, the sequence it becomes, and what comes out of it.
 
-use ounce_model::Part;
+use std::borrow::Cow;
+
 use ounce_tensor::AdapterId;
 
 use crate::constraint::{Constraint, first};
 use crate::prefix::Parent;
 use crate::sampler::{Choice, Sampler, SamplingParams};
+use crate::speculation::Pace;
 
 /// The number of a sequence, unique in one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,6 +87,11 @@ pub(crate) struct Sequence {
     pub parent: Parent,
     /// Tokens of the prompt whose log probabilities have been given, the first counted as given.
     pub scored: usize,
+    /// Guesses of its next tokens, which run in this step.
+    pub drafts: Vec<u32>,
+    pub pace: Pace,
+    /// Tokens that the draft model has in its cache, where there is one.
+    pub drafted: usize,
 }
 
 impl Sequence {
@@ -106,6 +113,9 @@ impl Sequence {
             published: 0,
             parent: Parent::Root { epoch: 0, salt, adapter },
             scored: 1,
+            drafts: Vec::new(),
+            pace: Pace::default(),
+            drafted: 0,
         }
     }
 
@@ -123,6 +133,14 @@ impl Sequence {
         }
     }
 
+    /// What a draft model's `logits` `[v]` say comes after the guesses there are: drawn with the random number that the token will be
+    /// drawn with, so that models that agree choose alike.
+    pub fn guess(&mut self, logits: &[f32]) -> u32 {
+        let token = self.sampler.guess(logits, self.drafts.len());
+        self.drafts.push(token);
+        token
+    }
+
     /// Whether tokens of its prompt are still to be scored.
     pub fn wants_scores(&self) -> bool {
         self.params.prompt_logprobs.is_some() && self.scored < self.prompt_len
@@ -133,8 +151,21 @@ impl Sequence {
         self.wants_scores() && self.cached < self.prompt_len
     }
 
-    /// Its next `n` tokens, as the cache takes them.
-    pub fn part(&self, n: usize) -> Part<'_> {
-        Part { tokens: &self.tokens[self.cached..][..n], past: self.cached, blocks: &self.blocks }
+    /// Its next `n` tokens, then guesses.
+    pub fn next(&self, n: usize) -> Cow<'_, [u32]> {
+        let known = &self.tokens[self.cached..];
+        if n <= known.len() { known[..n].into() } else { [known, &self.drafts[..n - known.len()]].concat().into() }
+    }
+
+    /// Those of its next `n` rows whose logits are needed: all that stand before a token to come, and those before tokens of a prompt that
+    /// are to be scored.
+    pub fn asked(&self, n: usize) -> Vec<usize> {
+        let first = if self.is_scored() { 0 } else { (self.tokens.len() - self.cached - 1).min(n) };
+        let scores = |next: usize| self.is_scored() && next >= self.scored && next < self.prompt_len;
+        let asks = |row: &usize| {
+            let next = self.cached + row + 1;
+            next >= self.tokens.len() || scores(next)
+        };
+        (first..n).filter(asks).collect()
     }
 }

@@ -3,70 +3,9 @@
 
 mod common;
 
-use std::collections::HashMap;
-use std::path::Path;
-
-use common::Dice;
-use ounce_engine::sampler::SamplingParams;
-use ounce_engine::{Engine, Output, Request, SeqId, Settings};
-use ounce_model::Model;
-use ounce_tensor::Device;
-use ounce_tensor::kernels::{CacheType, Cpu};
-
-const VOCAB: u32 = 97;
-
-fn engine(family: &str, settings: Settings) -> Engine {
-    let device = Device::cpu(Cpu::new(2));
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(family);
-    let model = Model::load(&device, &ounce_formats::open(&dir).unwrap(), 64).unwrap_or_else(|e| panic!("{e}"));
-    Engine::new(&device, model, settings)
-}
-
-fn settings(slots: usize) -> Settings {
-    Settings { slots, context: 64, prefill_chunk: 24, int8: false, ..Settings::default() }
-}
-
-fn request(prompt: &[u32], seed: u64, max_tokens: usize) -> Request {
-    let params = SamplingParams { seed, max_tokens, ignore_eos: true, ..SamplingParams::default() };
-    Request::new(prompt.to_vec(), params)
-}
-
-/// Tokens with the bits of their log probabilities, and how much of the prompt was cached.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Answer {
-    tokens: Vec<(u32, u32)>,
-    cached: usize,
-}
-
-#[derive(Default)]
-struct Answers(HashMap<SeqId, Answer>);
-
-impl Answers {
-    fn step(&mut self, engine: &mut Engine) {
-        for output in engine.step().unwrap() {
-            match output {
-                Output::Started { id, cached } => self.0.entry(id).or_default().cached = cached,
-                Output::Token { id, token } => {
-                    self.0.entry(id).or_default().tokens.push((token.token, token.logprob.to_bits()));
-                }
-                Output::Prompt { .. } | Output::Finished { .. } => {}
-            }
-        }
-    }
-}
-
-fn answer(engine: &mut Engine, request: Request) -> Answer {
-    let id = engine.submit(request).unwrap();
-    let mut answers = Answers::default();
-    while !engine.is_idle() {
-        answers.step(engine);
-    }
-    answers.0.remove(&id).unwrap()
-}
-
-fn prompt(len: usize, salt: u32) -> Vec<u32> {
-    (0..len as u32).map(|i| (i * 31 + salt * 7) % VOCAB).collect()
-}
+use common::{Answers, Dice, answer, engine, prompt, request, settings};
+use ounce_engine::{Output, Request, SeqId, Settings};
+use ounce_tensor::kernels::CacheType;
 
 #[test]
 fn a_beginning_that_is_found_gives_the_bits_of_one_that_is_computed() {
@@ -131,7 +70,7 @@ fn a_sequence_that_had_to_wait_again_answers_as_if_nothing_had_been() {
 #[test]
 fn blocks_come_back_whatever_is_done() {
     let mut dice = Dice::new(11);
-    let mut crowded = engine("llama", Settings { cache_tokens: Some(112), ..settings(5) });
+    let mut crowded = engine("llama", Settings { cache_tokens: Some(112), speculate: 6, ..settings(5) });
     let mut quiet = engine("llama", settings(1));
     let (mut open, mut answers) = (Vec::new(), Answers::default());
     let mut checked = 0;
@@ -163,6 +102,7 @@ fn blocks_come_back_whatever_is_done() {
     }
     open.iter().for_each(|(id, ..)| crowded.cancel(*id));
     assert!(crowded.is_idle() && crowded.cache_usage() == 0.0 && crowded.preemptions() > 0 && checked > 20);
+    assert!(crowded.speculated().accepted > 100, "{:?}", crowded.speculated());
     // All of them can be had at once.
     assert_eq!(answer(&mut crowded, request(&prompt(60, 9), 0, 4)).tokens.len(), 4);
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use ounce_engine::Engine;
+use ounce_engine::{Engine, Speculated};
 
 /// Upper bounds of the buckets, seconds.
 const FIRST_TOKEN_S: &[f64] = &[
@@ -44,6 +44,7 @@ struct Counts {
     waiting: usize,
     cache_usage: f64,
     preemptions: u64,
+    speculated: Speculated,
     prompt_tokens: u64,
     generation_tokens: u64,
     cached_tokens: u64,
@@ -96,6 +97,7 @@ impl Metrics {
         let mut counts = self.counts();
         (counts.running, counts.waiting) = engine.load();
         (counts.cache_usage, counts.preemptions) = (engine.cache_usage(), engine.preemptions());
+        counts.speculated = engine.speculated();
     }
 
     pub fn prompt(&self, tokens: usize) {
@@ -168,6 +170,11 @@ impl Metrics {
         single("counter", "prefix_cache_hits_total", "Prompt tokens found in the cache.", counts.cached_tokens as f64);
         single("counter", "prompt_tokens_total", "Prompt tokens received.", counts.prompt_tokens as f64);
         single("counter", "generation_tokens_total", "Tokens generated.", counts.generation_tokens as f64);
+        let Speculated { drafts, drafted, accepted } = counts.speculated;
+        let mut guesses = |name: &str, help: &str, n: u64| single("counter", name, help, n as f64);
+        guesses("spec_decode_num_drafts_total", "Times tokens of a sequence were guessed ahead.", drafts);
+        guesses("spec_decode_num_draft_tokens_total", "Tokens guessed.", drafted);
+        guesses("spec_decode_num_accepted_tokens_total", "Guessed tokens that the model chose, too.", accepted);
         let name = "vllm:request_success_total";
         let _ = writeln!(out, "# HELP {name} Sequences that ended, by how.\n# TYPE {name} counter");
         for (reason, n) in ["stop", "length", "abort"].iter().zip(counts.ended) {

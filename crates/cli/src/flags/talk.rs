@@ -33,6 +33,13 @@ pub struct Base {
     /// Memory to stay within, such as 2GiB: a larger model is read from disk as it runs [default: what this process may have]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub mem: Option<usize>,
+    /// Tokens to guess ahead in a step, at most, from what stands earlier in the text: faster where an answer repeats it, and
+    /// the answer stays the same; 0: none
+    #[arg(long, value_name = "TOKENS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(0..=31))]
+    pub speculate: u8,
+    /// Smaller model with the same tokens that makes the guesses: directory, GGUF file or hub name
+    #[arg(long, value_name = "MODEL")]
+    pub draft_model: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

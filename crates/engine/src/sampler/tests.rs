@@ -14,7 +14,7 @@ const PROMPT: [u32; 5] = [3, 7, 7, 20, 39];
 fn distribution(params: &SamplingParams, logits: &[f32]) -> Vec<(u32, f64)> {
     params.validate().unwrap();
     let mut sampler = Sampler::new(params, &PROMPT);
-    sampler.choose(logits, None);
+    sampler.choose(logits, None, 0);
     let total: f64 = sampler.candidates.iter().map(|c| f64::from(c.weight)).sum();
     sampler.candidates.iter().map(|c| (c.id, f64::from(c.weight) / total)).collect()
 }

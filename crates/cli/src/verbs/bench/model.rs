@@ -26,7 +26,9 @@ pub fn run(context: &Context, name: &str, args: &Args) -> Result<Exit> {
     let checkpoint = model::open(name, &context.env)?;
     let longest = args.prompt.max(args.depth + 1 + args.tokens) + 1;
     let (exact, kv_cache, mem) = (args.exact, args.kv_cache, args.mem);
-    let base = Base { model: name.to_owned(), context: longest, exact, kv_cache, mem };
+    // Guesses are worth what the text is worth, and that of random tokens is nothing.
+    let (speculate, draft_model) = (0, None);
+    let base = Base { model: name.to_owned(), context: longest, exact, kv_cache, mem, speculate, draft_model };
     let began = Instant::now();
     let mut speaker = Speaker::open(context, &base, args.adapter.as_deref(), 1)?;
     let load_s = began.elapsed().as_secs_f64();

@@ -1,0 +1,43 @@
+//! The smaller model that guesses for the one that answers: opened, and held against it.
+
+use ounce_engine::Settings;
+use ounce_formats::tokenizer::Tokenizer;
+use ounce_model::Model;
+use ounce_tensor::Device;
+
+use super::{held, model_error};
+use crate::codes;
+use crate::error::{CliError, Result};
+use crate::model::{self, Text};
+use crate::verbs::Context;
+
+pub struct Draft {
+    pub model: Model,
+    /// Memory for its weights and its cache.
+    pub bytes: usize,
+}
+
+/// Opens the draft model of a model with this tokenizer. Guesses are numbers of tokens: they must mean the same to both.
+pub fn open(
+    context: &Context,
+    name: &str,
+    device: &Device,
+    tokenizer: &Tokenizer,
+    settings: &Settings,
+) -> Result<Draft> {
+    let checkpoint = model::open(name, &context.env)?;
+    let own = Text::of(&checkpoint)?.tokenizer;
+    let both = tokenizer.vocab_size().min(own.vocab_size());
+    let mut differ = (0..both as u32).filter(|&id| tokenizer.token(id) != own.token(id));
+    // Some families have a few tokens of their own for some of their sizes; a guess of one is only a wrong guess.
+    let few = both / 100;
+    if let Some(id) = differ.nth(few) {
+        let (theirs, own) = (tokenizer.token(id).unwrap_or_default(), own.token(id).unwrap_or_default());
+        let text = format!("{name} has other tokens than the model: token {id} is {own:?}, not {theirs:?}");
+        return Err(CliError::new(&codes::TOKENIZER, text)
+            .help("a draft model is a smaller one of the same family, such as SmolLM2-135M for SmolLM2-1.7B"));
+    }
+    let model = Model::load(device, &checkpoint, settings.context).map_err(model_error)?;
+    let bytes = held(&checkpoint, false) + settings.cache_bytes(&model.config);
+    Ok(Draft { model, bytes })
+}
