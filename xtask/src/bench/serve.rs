@@ -110,6 +110,9 @@ fn command(setting: &Setting, program: &Path, model: &Path, options: &Options) -
             &context.to_string(),
             "--parallel",
             &streams.to_string(),
+            // Answers to random words repeat themselves, and guesses would win by that.
+            "--speculate",
+            "0",
         ]),
         // Its context is shared among the slots.
         Who::Peer => command.arg("-m").arg(model).args(["--host", "127.0.0.1", "-ngl", "0", "-t", &threads]).args([
