@@ -89,25 +89,36 @@ impl Sampler {
 
     /// The token of the `position`-th draw.
     fn choose(&mut self, logits: &[f32], allowed: Option<&[u32]>, position: u64) -> u32 {
-        let as_they_are = self.params.logit_bias.is_empty() && self.seen.is_empty() && allowed.is_none();
-        if self.params.temperature == 0.0 && as_they_are {
+        let p = &self.params;
+        let as_they_are = p.logit_bias.is_empty() && self.seen.is_empty() && allowed.is_none();
+        if p.temperature == 0.0 && as_they_are {
             return argmax(logits).0;
         }
-        self.scores.clear();
-        self.scores.extend_from_slice(logits);
-        self.apply_bias_and_penalties();
-        allowed.iter().for_each(|allowed| keep_only(&mut self.scores, allowed));
-        let (best, max) = argmax(&self.scores);
+        let scores = if as_they_are {
+            logits
+        } else {
+            self.scores.clear();
+            self.scores.extend_from_slice(logits);
+            self.apply_bias_and_penalties();
+            allowed.iter().for_each(|allowed| keep_only(&mut self.scores, allowed));
+            &self.scores
+        };
+        let (best, max) = argmax(scores);
         if max == f32::NEG_INFINITY {
             return allowed.and_then(|allowed| constraint::first(allowed, logits.len())).unwrap_or(best);
         }
-        if self.params.temperature == 0.0 {
+        let p = &self.params;
+        if p.temperature == 0.0 {
             return best;
         }
-        self.collect_candidates(max);
-        let p = &self.params;
+        let u = uniform(p.seed, position);
+        let filtered = p.top_k > 0 || p.top_p < 1.0 || p.min_p > 0.0 || p.typical_p < 1.0;
+        if !filtered && max.is_finite() {
+            return filters::draw_from_all(scores, max, scale(p.temperature), u);
+        }
+        let mass = collect(&mut self.candidates, scores, max, p);
         if p.top_p < 1.0 {
-            filters::top_p(&mut self.candidates, p.top_p);
+            filters::top_p(&mut self.candidates, mass);
         }
         if p.min_p > 0.0 {
             filters::min_p(&mut self.candidates, p.min_p);
@@ -115,7 +126,7 @@ impl Sampler {
         if p.typical_p < 1.0 {
             filters::typical(&mut self.candidates, p.typical_p);
         }
-        filters::draw(&mut self.candidates, uniform(p.seed, position))
+        filters::draw(&mut self.candidates, u)
     }
 
     fn apply_bias_and_penalties(&mut self) {
@@ -133,23 +144,48 @@ impl Sampler {
             }
         }
     }
+}
 
-    /// Fills the candidates, in the order of their ids, with `(score - max) / temperature`, after top-k. Subtracting
-    /// first keeps tiny temperatures finite.
-    fn collect_candidates(&mut self, max: f32) {
-        let temperature = self.params.temperature;
-        let k = self.params.top_k as usize;
-        let floor =
-            if k > 0 && k < self.scores.len() { filters::kth_largest(&self.scores, k) } else { f32::NEG_INFINITY };
-        self.candidates.clear();
-        for (id, &score) in self.scores.iter().enumerate() {
+/// Fills the candidates, in the order of their ids, with `(score - max) / temperature`, after top-k; those that the filters would drop
+/// anyhow may be missing. The mass that top-p keeps of all of them. Subtracting first keeps tiny temperatures finite.
+fn collect(candidates: &mut Vec<Candidate>, scores: &[f32], max: f32, p: &SamplingParams) -> f64 {
+    let k = p.top_k as usize;
+    let mut floor = if k > 0 && k < scores.len() { filters::kth_largest(scores, k) } else { f32::NEG_INFINITY };
+    // Where all are candidates, most are too unlikely to pass.
+    let all = floor == f32::NEG_INFINITY && max.is_finite();
+    let total = if all && p.top_p < 1.0 { scores::exp_sums(scores, max, scale(p.temperature)).sum() } else { 0.0 };
+    if total > 0.0 {
+        // Those below this weigh less than 1 - top_p together, so the others reach top_p without them.
+        let weight = f64::from(1.0 - p.top_p) * total / scores.len() as f64;
+        floor = below(max, p.temperature, weight);
+    } else if all && p.min_p > 0.0 {
+        floor = below(max, p.temperature, f64::from(p.min_p));
+    }
+    candidates.clear();
+    for (block, scores) in scores.chunks(64).enumerate() {
+        // One look for many scores, of which few are high enough.
+        if !scores.iter().fold(false, |any, score| any | (*score >= floor)) {
+            continue;
+        }
+        for (i, &score) in scores.iter().enumerate() {
             // `max` may be +inf: then only its equals are possible, and inf - inf must not become NaN.
-            let shifted = if score == max { 0.0 } else { (score - max) / temperature };
+            let shifted = if score == max { 0.0 } else { (score - max) / p.temperature };
             if score >= floor && shifted > filters::IMPOSSIBLE {
-                self.candidates.push(Candidate::new(id as u32, shifted));
+                candidates.push(Candidate::new((block * 64 + i) as u32, shifted));
             }
         }
     }
+    f64::from(p.top_p) * if total > 0.0 { total } else { filters::total(candidates) }
+}
+
+/// A score whose weight is a little below `weight`.
+fn below(max: f32, temperature: f32, weight: f64) -> f32 {
+    ((f64::from(max) + f64::from(temperature) * (weight.ln() - 1e-3)) as f32).next_down()
+}
+
+/// What differences of scores are multiplied by, finite for the least of temperatures.
+fn scale(temperature: f32) -> f32 {
+    (1.0 / temperature).min(1e30)
 }
 
 /// Makes every token that `allowed` does not hold impossible.

@@ -8,7 +8,7 @@ use crate::lanes::{L, Simd, math, simd_fn, sum1};
 use crate::loss::largest;
 
 /// Scores whose largest is looked for at once, and whose exponentials are added in f32.
-const BLOCK: usize = 2048;
+pub const BLOCK: usize = 2048;
 
 /// The largest of `x` and its lowest index; NaN is never the largest. `None` where nothing is above `-inf`.
 pub fn argmax(x: &[f32]) -> Option<(usize, f32)> {
@@ -27,7 +27,13 @@ pub fn argmax(x: &[f32]) -> Option<(usize, f32)> {
 
 /// `Σ exp(x - max)`; NaN and `-inf` add nothing. `max` is finite and the largest.
 pub fn sum_exp(x: &[f32], max: f32) -> f64 {
-    x.chunks(BLOCK).map(|block| sum_exp_of(best(), block, max) as f64).sum()
+    exp_sums(x, max, 1.0).sum()
+}
+
+/// `Σ exp((x - max) scale)` of each [`BLOCK`] of scores, the last of which may be shorter; as [`sum_exp`], `scale` positive and finite.
+pub fn exp_sums(x: &[f32], max: f32, scale: f32) -> impl Iterator<Item = f64> {
+    let isa = best();
+    x.chunks(BLOCK).map(move |block| sum_exp_of(isa, block, max, scale) as f64)
 }
 
 fn best() -> Isa {
@@ -41,20 +47,20 @@ simd_fn! {
     }
 }
 simd_fn! {
-    fn sum_exp_of(s, x: &[f32], max: f32) -> f32 {
-        let shift = s.splat(max);
+    fn sum_exp_of(s, x: &[f32], max: f32, scale: f32) -> f32 {
+        let (shift, scale) = (s.splat(max), s.splat(scale));
         let (body, tail) = x.split_at(x.len() / L * L);
-        let sum = sum1(s, body, #[inline(always)] |acc, x| s.add(acc, weight(s, x, shift)));
+        let sum = sum1(s, body, #[inline(always)] |acc, x| s.add(acc, weight(s, x, shift, scale)));
         let mut rest = [f32::NEG_INFINITY; L];
         rest[..tail.len()].copy_from_slice(tail);
-        sum + s.sum(weight(s, s.load(&rest), shift))
+        sum + s.sum(weight(s, s.load(&rest), shift, scale))
     }
 }
 
-/// `exp(x - shift)`, and 0 for NaN: its maximum with `-inf` is that.
+/// `exp((x - shift) scale)`, and 0 for NaN: its maximum with `-inf` is that.
 #[inline(always)]
-fn weight<S: Simd>(s: S, x: S::V, shift: S::V) -> S::V {
-    math::exp(s, s.sub(s.max(x, s.splat(f32::NEG_INFINITY)), shift))
+fn weight<S: Simd>(s: S, x: S::V, shift: S::V, scale: S::V) -> S::V {
+    math::exp(s, s.mul(s.sub(s.max(x, s.splat(f32::NEG_INFINITY)), shift), scale))
 }
 
 #[cfg(test)]
@@ -85,12 +91,16 @@ mod tests {
             let max = x.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
             x.extend([f32::NAN, f32::NEG_INFINITY, max - 200.0]);
             let finite = x.iter().filter(|x| !x.is_nan());
-            let exact: f64 = finite.map(|x| ((x - max) as f64).exp()).sum();
-            for isa in Isa::available() {
-                let sum: f64 = x.chunks(BLOCK).map(|block| sum_exp_of(isa, block, max) as f64).sum();
-                assert!((sum - exact).abs() <= 1e-6 * exact, "{isa:?} {n}: {sum} {exact}");
+            for scale in [1.0, 0.25, 1e30] {
+                let exact: f64 = finite.clone().map(|x| ((x - max) as f64 * scale as f64).exp()).sum();
+                for isa in Isa::available() {
+                    let sum: f64 = x.chunks(BLOCK).map(|block| sum_exp_of(isa, block, max, scale) as f64).sum();
+                    assert!((sum - exact).abs() <= 1e-6 * exact, "{isa:?} {n} {scale}: {sum} {exact}");
+                }
+                let sums: Vec<f64> = exp_sums(&x, max, scale).collect();
+                assert_eq!(sums.len(), x.len().div_ceil(BLOCK));
+                assert!((sums.iter().sum::<f64>() - exact).abs() <= 1e-6 * exact);
             }
-            assert!((sum_exp(&x, max) - exact).abs() <= 1e-6 * exact);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The filters on candidates and the draw. A candidate's score is a logit over temperature minus the largest, so it is
 //! never above 0 and its weight `exp(score)` never above 1.
 
+use ounce_tensor::kernels::scores;
+
 /// Scores at or below this have no weight in f32.
 pub const IMPOSSIBLE: f32 = -87.0;
 
@@ -41,9 +43,8 @@ pub fn kth_largest(scores: &[f32], k: usize) -> f32 {
     if buffer.len() < k { floor } else { halve(&mut buffer) }
 }
 
-/// Nucleus: the most likely candidates until their mass reaches `p`; of equals the lower id goes first.
-pub fn top_p(candidates: &mut Vec<Candidate>, p: f32) {
-    let mass = f64::from(p) * total(candidates);
+/// Nucleus: the most likely candidates until their weights reach `mass`; of equals the lower id goes first.
+pub fn top_p(candidates: &mut Vec<Candidate>, mass: f64) {
     let kept = leading(candidates, mass);
     candidates.truncate(kept);
 }
@@ -85,7 +86,8 @@ pub fn draw(candidates: &mut [Candidate], u: f64) -> u32 {
     candidates.last().map_or(0, |c| c.id)
 }
 
-fn total(candidates: &[Candidate]) -> f64 {
+/// The sum of their weights.
+pub fn total(candidates: &[Candidate]) -> f64 {
     candidates.iter().map(|c| f64::from(c.weight)).sum()
 }
 
@@ -114,6 +116,34 @@ fn leading(candidates: &mut [Candidate], mass: f64) -> usize {
         }
         end *= 8;
     }
+}
+
+/// Draws among all scores: as [`draw`], without candidates. `max` is the largest score and finite; weights are
+/// `exp((score - max) scale)`.
+pub fn draw_from_all(scores: &[f32], max: f32, scale: f32, u: f64) -> u32 {
+    let sums: Vec<f64> = scores::exp_sums(scores, max, scale).collect();
+    let mut left = u * sums.iter().sum::<f64>();
+    let within = sums.iter().position(|&sum| {
+        let within = left < sum;
+        left -= if within { 0.0 } else { sum };
+        within
+    });
+    // Only rounding of sums leads beyond the last weight, of all or of a block.
+    let block = within.or_else(|| sums.iter().rposition(|&sum| sum > 0.0)).unwrap_or(0);
+    left = if within.is_some() { left } else { f64::INFINITY };
+    let start = block * scores::BLOCK;
+    let mut chosen = start;
+    for (i, &score) in scores[start..].iter().take(scores::BLOCK).enumerate() {
+        let weight = exp((score - max) * scale);
+        if weight > 0.0 {
+            chosen = start + i;
+            left -= f64::from(weight);
+            if left < 0.0 {
+                break;
+            }
+        }
+    }
+    chosen as u32
 }
 
 /// `exp(x)` for `x <= 0`; 0 for NaN and at or below [`IMPOSSIBLE`]. Written so that compilers vectorise it: range reduction by
@@ -156,6 +186,23 @@ mod tests {
         assert_eq!(exp(0.0), 1.0);
         for x in [f32::NEG_INFINITY, f32::NAN, IMPOSSIBLE, -1e30] {
             assert_eq!(exp(x), 0.0, "exp({x})");
+        }
+    }
+
+    #[test]
+    fn a_draw_from_all_is_where_the_number_falls() {
+        let score = |i: u32| if i % 7 == 3 { f32::NAN } else { ((i * 7919) % 613) as f32 / 40.0 - 9.0 };
+        let mut scores: Vec<f32> = (0..7000).map(score).collect();
+        scores[5000..5600].fill(f32::NEG_INFINITY);
+        scores[6900..].fill(-1e30);
+        let max = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+        let weights: Vec<f64> =
+            scores.iter().map(|&s| if s.is_nan() { 0.0 } else { (f64::from(s - max) * 0.5).exp() }).collect();
+        let total: f64 = weights.iter().sum();
+        for u in (0..4000).map(|i| f64::from(i) / 4000.0).chain([1.0 - 1e-16, 1.0]) {
+            let at = draw_from_all(&scores, max, 0.5, u) as usize;
+            let (before, own) = (weights[..at].iter().sum::<f64>() / total, weights[at] / total);
+            assert!(own > 0.0 && before - 1e-6 <= u && u <= before + own + 1e-6, "{u}: {at}");
         }
     }
 

@@ -93,6 +93,32 @@ fn top_p_and_min_p_keep_the_tokens_hugging_face_keeps() {
     }
 }
 
+/// Among thousands of tokens most are passed over before the filters: what is kept is what the filters keep of all.
+#[test]
+fn what_is_passed_over_would_not_have_been_kept() {
+    let logits: Vec<f32> = (0..5000u32).map(|i| ((i * 7919) % 4999) as f32 / 300.0).collect();
+    for (temperature, top_p, min_p) in
+        [(1.0, 0.9, 0.0), (0.7, 1.0, 0.05), (1.5, 0.6, 0.2), (3.0, 0.99, 0.0), (1e-3, 0.5, 0.0)]
+    {
+        let mut order: Vec<u32> = (0..5000).collect();
+        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        let best = f64::from(logits[order[0] as usize]);
+        let weight = |id: u32| ((f64::from(logits[id as usize]) - best) / f64::from(temperature)).exp();
+        let total: f64 = (0..5000).map(weight).sum();
+        let mut sum = 0.0;
+        let nucleus = order.iter().take_while(|&&id| {
+            let before = sum;
+            sum += weight(id);
+            before < f64::from(top_p) * total
+        });
+        let mut kept: Vec<u32> = nucleus.copied().filter(|&id| weight(id) >= f64::from(min_p)).collect();
+        kept.sort_unstable();
+        let params = SamplingParams { temperature, top_p, min_p, ..Default::default() };
+        let ids: Vec<u32> = distribution(&params, &logits).iter().map(|d| d.0).collect();
+        assert!(ids == kept, "{temperature} {top_p} {min_p}: {} of {}", ids.len(), kept.len());
+    }
+}
+
 #[test]
 fn drawn_tokens_follow_the_distribution() {
     // 11 candidates: chi-square with 10 degrees of freedom is below 29.6 with probability 0.999.
