@@ -43,6 +43,9 @@ pub struct Answer {
     /// Until the first token, and from there to the end; seconds.
     pub first_s: f64,
     pub rest_s: f64,
+    /// Tokens guessed ahead, and those of them that held.
+    pub drafted: u64,
+    pub accepted: u64,
 }
 
 impl Answer {
@@ -144,6 +147,7 @@ impl Speaker {
         let mut stream = TextStream::new(|id| decoder.borrow_mut().push(id), &request.params.stop);
         let (started, mut first, mut tokens) = (Instant::now(), None, 0);
         let (mut stopped, mut interrupted) = (false, false);
+        let before = self.engine.speculated();
         let finish = self
             .engine
             .run(request, |token| {
@@ -166,7 +170,7 @@ impl Speaker {
             let rest = decoder.borrow_mut().finish();
             let _ = show(&stream.finish(rest).text);
         }
-        let first = first.unwrap_or(started);
+        let (first, after) = (first.unwrap_or(started), self.engine.speculated());
         Ok(Answer {
             text: stream.text().to_owned(),
             prompt_tokens,
@@ -179,6 +183,8 @@ impl Speaker {
             },
             first_s: (first - started).as_secs_f64(),
             rest_s: first.elapsed().as_secs_f64(),
+            drafted: after.drafted - before.drafted,
+            accepted: after.accepted - before.accepted,
         })
     }
 }

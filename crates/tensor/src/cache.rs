@@ -47,7 +47,7 @@ impl Cache {
         let cost = Cost::elementwise(2 * k.len(), 2 * k.elem().bytes());
         device.run(cost, |cpu| {
             for (to, from) in [(&mut self.k, k), (&mut self.v, v)] {
-                cpu.cache_write(self.kind, to.bytes_mut(), from.f32(), rows, self.kv_heads, self.head_dim);
+                cpu.cache_write(self.kind, to.bytes_mut(), from.f32(), rows, BLOCK, self.kv_heads, self.head_dim);
             }
         });
     }

@@ -136,8 +136,12 @@ impl Chat<'_> {
     fn stats(&self) -> String {
         let Some(last) = &self.last else { return "no answer yet\n".into() };
         let rate = last.rate().map(|r| format!(", {r:.1} tok/s")).unwrap_or_default();
+        let guessed = match last.drafted {
+            0 => String::new(),
+            n => format!("; {n} guessed ahead, of which {} held", last.accepted),
+        };
         format!(
-            "last answer: {} prompt tokens, {} tokens, first after {}{rate}\nconversation: {} messages, {} tokens \
+            "last answer: {} prompt tokens, {} tokens, first after {}{rate}{guessed}\nconversation: {} messages, {} tokens \
              answered, {} of memory\n",
             last.prompt_tokens,
             last.tokens,

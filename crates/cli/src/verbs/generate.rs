@@ -49,6 +49,8 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
             "tokens": answer.tokens,
             "first_token_s": answer.first_s,
             "tokens_per_s": answer.rate(),
+            "drafted_tokens": answer.drafted,
+            "accepted_tokens": answer.accepted,
         }));
     } else {
         out.piece("\n");

@@ -1,5 +1,5 @@
-//! How a cache keeps keys and values: blocks of positions in the order of a table, each head of a position by itself, as f32,
-//! bf16, 8 or 4 bits. Here they are written, and read as f32 vectors. Must not know scores.
+//! How a cache keeps keys and values: blocks of positions in the order of a table, in a block one head after the other, so that what a
+//! head reads lies together; as f32, bf16, 8 or 4 bits. Here they are written, and read as f32 vectors. Must not know scores.
 
 use std::marker::PhantomData;
 
@@ -40,7 +40,7 @@ impl CacheType {
 #[derive(Clone, Copy, Debug)]
 pub struct Cached<'a> {
     pub kind: CacheType,
-    /// `[blocks · block, kv_heads]` heads of [`CacheType::head_bytes`] each, aligned to 4.
+    /// `[blocks, kv_heads, block]` heads of [`CacheType::head_bytes`] each, aligned to 4.
     pub k: &'a [u8],
     pub v: &'a [u8],
     pub table: &'a [u32],
@@ -54,8 +54,8 @@ pub(super) struct Pages<'a> {
     bytes: &'a [u8],
     table: &'a [u32],
     shift: u32,
-    /// Bytes of a row, and of a head.
-    row: usize,
+    kv_heads: usize,
+    /// Bytes of a head.
     head: usize,
     pub d: usize,
 }
@@ -65,16 +65,16 @@ impl<'a> Pages<'a> {
         assert!(cache.block.is_power_of_two() && cache.block >= L, "blocks of {} positions", cache.block);
         assert!(bytes.as_ptr().addr().is_multiple_of(4), "caches are aligned");
         let head = cache.kind.head_bytes(shape.head_dim);
-        let (row, shift) = (head * shape.kv_heads, cache.block.trailing_zeros());
-        Pages { bytes, table: cache.table, shift, row, head, d: shape.head_dim }
+        let shift = cache.block.trailing_zeros();
+        Pages { bytes, table: cache.table, shift, kv_heads: shape.kv_heads, head, d: shape.head_dim }
     }
 
     /// The bytes of head `kv` of row `row`.
     #[inline(always)]
     pub fn head(&self, row: usize, kv: usize) -> &'a [u8] {
         let block = self.table[row >> self.shift] as usize;
-        let row = (block << self.shift) + (row & ((1 << self.shift) - 1));
-        &self.bytes[row * self.row + kv * self.head..][..self.head]
+        let row = ((block * self.kv_heads + kv) << self.shift) + (row & ((1 << self.shift) - 1));
+        &self.bytes[row * self.head..][..self.head]
     }
 }
 
@@ -201,14 +201,23 @@ macro_rules! one_kind {
 pub(super) use one_kind;
 
 impl Cpu {
-    /// Writes the rows of `x[rows.len(), kv_heads·d]` as rows `rows` of a cache (rows of memory, not of a table).
-    pub fn cache_write(&self, kind: CacheType, out: &mut [u8], x: &[f32], rows: &[u32], kv_heads: usize, d: usize) {
+    /// Writes the rows of `x[rows.len(), kv_heads·d]` as positions `rows` of a cache: row `r % block` of block `r / block`.
+    pub fn cache_write(
+        &self,
+        kind: CacheType,
+        out: &mut [u8],
+        x: &[f32],
+        rows: &[u32],
+        block: usize,
+        kv_heads: usize,
+        d: usize,
+    ) {
         let head = kind.head_bytes(d);
         assert_eq!(x.len(), rows.len() * kv_heads * d, "values for {} rows of a cache", rows.len());
         for (&row, x) in rows.iter().zip(x.chunks_exact((kv_heads * d).max(1))) {
-            let out = &mut out[row as usize * kv_heads * head..][..kv_heads * head];
-            for (out, x) in out.chunks_exact_mut(head).zip(x.chunks_exact(d)) {
-                write(self.isa, kind, out, x);
+            let (first, inside) = (row as usize / block * block * kv_heads, row as usize % block);
+            for (kv, x) in x.chunks_exact(d).enumerate() {
+                write(self.isa, kind, &mut out[(first + kv * block + inside) * head..][..head], x);
             }
         }
     }

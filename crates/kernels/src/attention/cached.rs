@@ -10,11 +10,11 @@ use std::ops::Range;
 
 use super::cache::{Cached, Kind, Pages};
 use super::mask::{LANES, Mask};
-use super::pack::prefetch;
 use super::product::{block, block_mut};
 use super::{AttnShape, Span, floats};
 use crate::Cpu;
 use crate::lanes::{Elem, L, Simd, Split, math, simd_fn};
+use crate::matmul::prefetch;
 use crate::scratch::{Slot, with};
 
 /// Keys of a piece.

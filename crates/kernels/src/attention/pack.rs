@@ -96,16 +96,3 @@ pub(super) fn down<P: Product, E: Elem>(p: P, out: &mut [f32], x: Rows<E>, count
         }
     }
 }
-
-/// Asks for a slice to be brought into the cache.
-#[inline(always)]
-pub(super) fn prefetch<E>(x: &[E]) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..size_of_val(x)).step_by(64) {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing that the program sees; the address is inside the slice.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().add(at)) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = x;
-}

@@ -30,6 +30,7 @@ use crate::scratch::{self, Slot};
 use crate::{Cpu, In, Isa, Mat, Out, convert};
 use dots::{Few, Places};
 use pack::Operand;
+pub(crate) use pack::prefetch;
 use tile::Kernel;
 
 #[cfg(target_arch = "aarch64")]

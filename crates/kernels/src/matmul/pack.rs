@@ -188,8 +188,10 @@ unsafe fn convert_run(isa: Isa, kernel: &Kernel, to: *mut u8, from: Mat, at: usi
     }
 }
 
-#[inline]
-fn prefetch<E>(x: &[E]) {
+/// Asks for a slice to be brought into the second-level cache. The first level has few places for what is on its way: whoever asks it
+/// for more waits at once.
+#[inline(always)]
+pub(crate) fn prefetch<E>(x: &[E]) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..size_of_val(x)).step_by(64) {
         use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
