@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::fetch::{self, Scratch};
 use crate::{place, proc, python};
 
-const SMOLLM2: &str = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
+pub const SMOLLM2: &str = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
 const SMOLLM2_SHA: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 const GEMMA3: &str = "models/gemma-3-270m-q4_k_m.gguf";
 const GEMMA3_SHA: &str = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818";

@@ -23,7 +23,7 @@ usage: cargo xtask <chore>
   assets --python   the same, the pinned Python packages, and what they compute with the real models
   test              everything: assets, format, lints, tidy, tests, NEON, parity with the Python peers
   ci                what the continuous integration runs: the same as test
-  soak              the load tests of the server with the full numbers of what is promised (a quarter of an hour)
+  soak              the load tests of the server with the full numbers of what is promised, on a real model (an hour)
   neon              the tests of the NEON table under qemu (needs a cross compiler; says what is missing)
   tidy              layering, file lengths, forbidden words, licences; prints the lines per crate
   map               write the code map in docs/ARCHITECTURE.md from the first sentence of each file

@@ -104,15 +104,21 @@ pub fn run_all() -> Result<(), String> {
 }
 
 /// The server's load tests with the numbers of the promise: a thousand streams, a hundred thousand hostile requests, ten
-/// minutes of mixed load. One after another, so that each has the machine for itself.
+/// minutes of mixed load, on the program with a real model. One after another, so that each has the machine for itself.
 pub fn soak() -> Result<(), String> {
     let root = place::workspace();
+    let model = place::assets().join(assets::SMOLLM2);
+    if !model.exists() {
+        return Err(format!("there is no {}\nhint: cargo xtask assets smollm2", model.display()));
+    }
+    cargo(&root, &["build", "--locked", "--release", "--package", "ounce-cli"])?;
     let mut command = cargo_command(&root);
     command.args(["test", "--locked", "--release", "--package", "ounce-serve", "--no-fail-fast"]);
     for test in ["load", "patience", "crowd", "hostile", "soak"] {
         command.args(["--test", test]);
     }
     command.args(["--", "--nocapture", "--test-threads=1"]).env("OUNCE_SOAK", "1");
+    command.env("OUNCE", place::target().join("release/ounce")).env("OUNCE_SOAK_MODEL", model);
     cargo_test(&mut command, &mut Counts::default())
 }
 

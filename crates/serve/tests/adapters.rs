@@ -94,8 +94,8 @@ fn each_adapter_is_a_model_of_its_own() {
     let home = tempfile::tempdir().unwrap();
     let [one, two] = [1, 2].map(|seed| write(&home.path().join(format!("run-{seed}")), seed));
     let server = server(Vec::new(), 8);
-    server.app.load_adapter(Some("one"), &one, false).unwrap();
-    server.app.load_adapter(Some("org/two"), &two, false).unwrap();
+    server.app().load_adapter(Some("one"), &one, false).unwrap();
+    server.app().load_adapter(Some("org/two"), &two, false).unwrap();
     let answers = [None, Some(1), Some(2)].map(|seed| directly(seed, 12));
     assert!(answers[0] != answers[1] && answers[1] != answers[2], "{answers:?}");
     for (model, want) in ["tiny", "one", "org/two"].into_iter().zip(&answers) {
@@ -127,7 +127,7 @@ fn each_adapter_is_a_model_of_its_own() {
     );
     assert_eq!(server.get("/v1/models/org/two").json()["parent"], "tiny");
     // An adapter on the base itself leaves the others as they are.
-    server.app.load_adapter(None, &two, false).unwrap();
+    server.app().load_adapter(None, &two, false).unwrap();
     assert_eq!((text(&ask(&server, "tiny")), text(&ask(&server, "one"))), (answers[2].clone(), answers[1].clone()));
     assert_eq!(server.get("/v1/models").json()["data"].as_array().unwrap().len(), 3);
 }

@@ -1,5 +1,5 @@
 //! Mixed load for a while: memory and open files stay what they were. Some seconds by default, ten minutes with
-//! `OUNCE_SOAK=1`. Alone in its file, because it watches the whole process.
+//! `OUNCE_SOAK=1`. Alone in its file, because it watches the whole process that serves.
 
 mod common;
 
@@ -7,20 +7,20 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use common::{Dice, PATIENCE, Server, app, eventually, four, long, pick};
+use common::{Dice, Server, eventually, four, long, patience, pick};
 use serde_json::json;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Resident bytes of this process.
-fn resident() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+/// Resident bytes of a process.
+fn resident(process: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<f64>().unwrap() * 1024.0
 }
 
-fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
+fn open_files(process: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
 }
 
 /// One request of any kind, with the answer that it must get.
@@ -57,8 +57,9 @@ fn mean(values: &[f64]) -> f64 {
 #[test]
 fn memory_and_open_files_stay_what_they_were() {
     let time = pick(Duration::from_secs(6), Duration::from_secs(600));
-    let server = Server::start(app(4, 64), PATIENCE);
-    let files = open_files();
+    let server = Server::open(4, 64, patience(), &[]);
+    let process = server.process();
+    let files = open_files(process);
     let end = Instant::now() + time;
     let mut samples = Vec::new();
     let requests: usize = std::thread::scope(|scope| {
@@ -77,12 +78,12 @@ fn memory_and_open_files_stay_what_they_were() {
             .collect();
         while Instant::now() < end {
             std::thread::sleep(time / 120);
-            samples.push(resident());
+            samples.push(resident(process));
         }
         clients.into_iter().map(|client| client.join().unwrap()).sum()
     });
-    eventually("all places are free", || server.busy() == 0.0);
-    eventually("all connections are gone", || open_files() <= files);
+    eventually("all places are free", || server.is_free());
+    eventually("all connections are gone", || open_files(process) <= files);
     // The first quarter warms up: threads, caches, the allocator.
     let quarter = samples.len() / 4;
     let (early, late) = (mean(&samples[quarter..2 * quarter]), mean(&samples[3 * quarter..]));

@@ -167,7 +167,7 @@ fn a_template_that_knows_no_tools_is_told_of_them_in_words() {
     let ids = server.post("/tokenize", &json!({"messages": messages, "tools": tools()})).json()["tokens"].clone();
     let ids: Vec<u32> = ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
     // Line breaks are not in this vocabulary, so they are token 0.
-    let text = server.app.served.tokenizer.decode(&ids, false).replace("[TOOL_CALLS]", "");
+    let text = server.app().served.tokenizer.decode(&ids, false).replace("[TOOL_CALLS]", "");
     assert!(text.starts_with("s:sYou can call functions"), "{text}");
     assert!(text.contains("<tools>{\"type\":\"function\",\"function\":{\"name\":\"point\""), "{text}");
     assert!(text.contains("a:<tool_call>{\"name\": \"point\", \"arguments\": {\"x\":1}}</tool_call></s>"), "{text}");

@@ -1,7 +1,9 @@
-//! A server on the two-layer llama of the golden files, and a client that is a socket.
+//! A server on the two-layer llama of the golden files, or the program with a real model, and a client that is a socket.
 
 // Each test binary uses a part of this.
 #![allow(dead_code)]
+
+mod program;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,6 +20,7 @@ use ounce_model::Model;
 use ounce_serve::{App, Options, ServeError, Served};
 use ounce_tensor::Device;
 use ounce_tensor::kernels::Cpu;
+use program::Program;
 use serde_json::{Map, Value, json};
 
 const TEMPLATE: &str = "{% for m in messages %}{{ m['role'][0] + ':' + m['content'] + eos_token }}{% endfor %}\
@@ -91,14 +94,16 @@ pub fn is_soak() -> bool {
     std::env::var_os("OUNCE_SOAK").is_some_and(|value| value == "1")
 }
 
-/// Longest wait for what is to happen.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for what is to happen: a real model on a busy machine takes its time.
+pub fn patience() -> Duration {
+    Duration::from_secs(pick(60, 1200))
+}
 
 /// Waits until something holds; how long that took.
 pub fn eventually(what: &str, holds: impl Fn() -> bool) -> Duration {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
+        assert!(start.elapsed() < patience(), "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
     start.elapsed()
@@ -134,12 +139,33 @@ impl Dice {
 /// A server on a port of its own.
 pub struct Server {
     pub address: SocketAddr,
-    pub app: Arc<App>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<(), ServeError>>>,
+    place: Place,
+}
+
+enum Place {
+    /// In this process.
+    Here {
+        app: Arc<App>,
+        stop: Arc<AtomicBool>,
+        thread: Option<JoinHandle<Result<(), ServeError>>>,
+    },
+    There(Option<Program>),
+}
+
+/// Whether [`Server::open`] starts the program with a real model.
+pub fn is_program() -> bool {
+    program::model().is_some()
 }
 
 impl Server {
+    /// With `slots` sequences at a time: the program with `flags` where there is a model for it, else the tiny model in here.
+    pub fn open(slots: usize, queue: usize, drain: Duration, flags: &[&str]) -> Server {
+        let Some(model) = program::model() else { return Server::start(app(slots, queue), drain) };
+        let flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
+        let program = Program::start(model, slots, queue, drain, &flags);
+        Server { address: program.address, place: Place::There(Some(program)) }
+    }
+
     pub fn start(app: Arc<App>, drain: Duration) -> Server {
         let stop = Arc::new(AtomicBool::new(false));
         let (tell, told) = std::sync::mpsc::channel();
@@ -148,27 +174,50 @@ impl Server {
         let thread = std::thread::spawn(move || {
             ounce_serve::run(served, any, drain, &seen, |address| tell.send(address).unwrap())
         });
-        Server { address: told.recv().unwrap(), app, stop, thread: Some(thread) }
+        Server { address: told.recv().unwrap(), place: Place::Here { app, stop, thread: Some(thread) } }
+    }
+
+    /// What serves, where it is in this process.
+    pub fn app(&self) -> &App {
+        match &self.place {
+            Place::Here { app, .. } => app,
+            Place::There(_) => panic!("it is another process"),
+        }
+    }
+
+    /// The process that serves.
+    pub fn process(&self) -> u32 {
+        match &self.place {
+            Place::There(Some(program)) => program.id(),
+            _ => std::process::id(),
+        }
     }
 
     pub fn tell_to_stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        match &self.place {
+            Place::Here { stop, .. } => stop.store(true, Ordering::Relaxed),
+            Place::There(program) => program.iter().for_each(Program::tell_to_stop),
+        }
     }
 
-    /// Waits for the end of a server that was told to stop.
+    /// Waits for the end of a server that was told to stop, which must be in order.
     pub fn join(mut self) {
-        self.thread.take().unwrap().join().unwrap().unwrap();
+        match &mut self.place {
+            Place::Here { thread, .. } => thread.take().unwrap().join().unwrap().unwrap(),
+            Place::There(program) => program.take().unwrap().join(patience()),
+        }
     }
 
-    pub fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
+    pub fn send(&self, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> TcpStream {
+        let body = body.as_ref();
         let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(patience())).unwrap();
         let length = body.len();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
         );
         // A server that has seen enough may answer before it has read everything.
-        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
         stream
     }
 
@@ -183,6 +232,15 @@ impl Server {
     /// Sequences that run or wait.
     pub fn busy(&self) -> f64 {
         self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting")
+    }
+
+    /// Whether nothing is left of any sequence: none runs, none waits, none has a place or a block of the cache.
+    pub fn is_free(&self) -> bool {
+        let places = match &self.place {
+            Place::Here { app, .. } => app.desk.busy(),
+            Place::There(_) => 0,
+        };
+        self.busy() == 0.0 && places == 0 && self.metric("vllm:kv_cache_usage_perc") == 0.0
     }
 
     /// Sequences that ended, by how.
@@ -201,7 +259,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.tell_to_stop();
+        if let Place::Here { stop, .. } = &self.place {
+            stop.store(true, Ordering::Relaxed);
+        }
     }
 }
 
