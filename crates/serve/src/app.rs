@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ounce_engine::{Embedding, Engine, Pooling, Refusal, Request};
 use ounce_formats::template::ChatTemplate;
@@ -26,9 +26,6 @@ use crate::guard::{self, Keys};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::models::{AdapterFault, AdapterLimits, Models};
-
-/// Longest time of a request's embeddings.
-const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A model as clients meet it.
 pub struct Served {
@@ -141,10 +138,10 @@ impl App {
     /// The vectors of inputs that have been checked, from the model `name`.
     ///
     /// # Errors
-    /// As [`App::submit`], and 500 where the model cannot be run.
+    /// As [`App::submit`], 503 where it takes longer than an answer may, and 500 where the model cannot be run.
     pub async fn embed(&self, name: &str, inputs: Vec<Embedding>) -> Result<Vec<Vec<f32>>, ApiError> {
         let vectors = self.models.embed(&self.desk, name, inputs)?;
-        match tokio::time::timeout(TIMEOUT, vectors).await {
+        match tokio::time::timeout(self.limits.answer, vectors).await {
             Err(_) => Err(ApiError::timeout()),
             Ok(Err(_)) => Err(ApiError::stopping("the server ended before the answer was complete")),
             Ok(Ok(None)) => Err(ApiError::internal("the model's weights could not be read")),

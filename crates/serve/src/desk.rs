@@ -99,6 +99,7 @@ impl Desk {
             return Err(ApiError::stopping("the server is about to end and takes no new requests"));
         }
         let place = self.places.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;
+        audit::current().iter().for_each(|tally| tally.prompt(inputs.iter().map(|i| i.input.len()).sum()));
         let (done, vectors) = oneshot::channel();
         let order = Order::Embed(Inputs::new(inputs, done, place));
         self.orders.try_send(order).map_err(|_| ApiError::internal("the engine has stopped; restart the server"))?;

@@ -69,6 +69,21 @@ fn each_request_leaves_a_line_without_its_words() {
 }
 
 #[test]
+fn tokens_of_inputs_that_are_embedded_are_counted() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("audit.jsonl");
+    let file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+    let options = Options { queue: 8, audit: Some(Arc::new(file)), local_names_only: true, ..Options::default() };
+    let server = Server::start(app_with_options(1, &options), Duration::from_secs(5));
+    let answer = server.post("/v1/embeddings", &json!({"input": ["four", "to"]}));
+    assert!(answer.status == 200 && answer.json()["usage"]["prompt_tokens"] == 6, "{}", answer.body);
+    eventually("a line", || lines(&path).len() == 1);
+    let line = &lines(&path)[0];
+    assert_eq!((&line["endpoint"], &line["prompt_tokens"]), (&json!("/v1/embeddings"), &json!(6)));
+    assert_eq!((&line["completion_tokens"], &line["complete"]), (&json!(0), &json!(true)));
+}
+
+#[test]
 fn a_log_that_cannot_be_written_is_counted() {
     // Opened to be read: every write fails.
     let file = File::open("/dev/null").unwrap();

@@ -107,6 +107,9 @@ fn an_answer_that_takes_too_long_ends_and_frees_its_place() {
     body["stream"] = false.into();
     let answer = server.post("/v1/completions", &body);
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("timeout")));
+    // Embeddings have the same limit.
+    let answer = server.post("/v1/embeddings", &json!({"input": vec!["x".repeat(60); 2000]}));
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("timeout")));
     eventually("the places are free", || server.busy() == 0.0);
 }
 
