@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::io::AsyncWrite;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -71,7 +71,8 @@ pub fn run(
         .build()
         .map_err(ServeError::Start)?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(address).await.map_err(|reason| ServeError::Bind { address, reason })?;
+        let listener =
+            listen(address, app.limits.connections).map_err(|reason| ServeError::Bind { address, reason })?;
         ready(listener.local_addr().map_err(ServeError::Start)?);
         let (closing, closed) = watch::channel(false);
         let accepting = tokio::spawn(accept(listener, app.clone(), closed));
@@ -90,6 +91,16 @@ pub fn run(
         accepting.abort();
         Ok(())
     })
+}
+
+/// As many may wait to be taken as there are connections: of a crowd that comes at once, whoever finds no room in the system's queue
+/// is hung up on, as its connection is made without one (SYN cookies). The system may allow fewer (`net.core.somaxconn`).
+fn listen(address: SocketAddr, connections: usize) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that starts again finds its port, although connections of the one before are not quite gone.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(u32::try_from(connections + REFUSALS).unwrap_or(u32::MAX))
 }
 
 /// Takes connections until the server closes.
