@@ -22,7 +22,7 @@ pub use constraint::{Constraint, Unmet, allows};
 pub use embedding::{Embedding, Pooling};
 pub use engine::{Engine, Settings};
 pub use ounce_model::adapters::{Adapter, Layers};
-pub use ounce_tensor::AdapterId;
+pub use ounce_tensor::{AdapterId, BLOCK};
 pub use refusal::{Failure, Refusal};
 pub use sequence::{Finish, Output, Request, Scored, SeqId};
 pub use speculation::{ShortDraft, Speculated};

@@ -92,7 +92,7 @@ impl App {
     /// # Errors
     /// Where the system has no thread for it.
     pub fn start(engine: Engine, served: Served, options: &Options) -> std::io::Result<Arc<App>> {
-        let metrics = Arc::new(Metrics::new(&served.name));
+        let metrics = Arc::new(Metrics::new(&served.name, engine.settings(), options.adapters.count));
         let (context, vocab) = (engine.settings().context, engine.model().config.vocab_size);
         let hidden = engine.model().config.hidden_size;
         let models = Models::new(&served.name, &engine, options.adapters.clone());
@@ -126,13 +126,14 @@ impl App {
         self.models.find(asked).ok_or_else(|| ApiError::model(asked.unwrap_or_default(), &self.served.name))
     }
 
-    /// Queues the sequences of a request to the model `name`, all or none. Their prompts have been checked.
+    /// Queues the sequences of a request to the model `name`, all or none: `n` to each prompt, one prompt after the other. Their
+    /// prompts have been checked.
     ///
     /// # Errors
     /// 404 where the model has been unloaded meanwhile, 429 without enough places, 503 once the server is about to end.
-    pub fn submit(&self, name: &str, mut requests: Vec<Request>) -> Result<Ticket, ApiError> {
+    pub fn submit(&self, name: &str, n: usize, mut requests: Vec<Request>) -> Result<Ticket, ApiError> {
         requests.iter_mut().for_each(|request| request.salt = guard::salt());
-        self.models.submit(&self.desk, name, requests)
+        self.models.submit(&self.desk, name, n, requests)
     }
 
     /// The vectors of inputs that have been checked, from the model `name`.

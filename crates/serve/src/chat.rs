@@ -41,7 +41,7 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
         ..ounce_engine::Request::new(prompt.clone(), params)
     });
     let answers =
-        Answers::new(app.submit(&wanted.model, requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
+        Answers::new(app.submit(&wanted.model, sampling.n, requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
     let reader = || wanted.tools.as_ref().map_or(Reader::Text, |tools| dialect.reader(tools));
     let choices = (0..sampling.n).map(|_| Choice::new(reader())).collect();
     let reply = Reply {

@@ -41,8 +41,11 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
             ..ounce_engine::Request::new(prompt.clone(), params)
         })
     });
-    let answers =
-        Answers::new(app.submit(&wanted.model, requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
+    let answers = Answers::new(
+        app.submit(&wanted.model, sampling.n, requests.collect())?,
+        &app.served.tokenizer,
+        &sampling.params.stop,
+    );
     let choices = prompts.iter().flat_map(|prompt| (0..sampling.n).map(|_| Choice::new(&app, prompt, &wanted.shown)));
     let reply = Reply {
         id: app.id("cmpl"),

@@ -15,7 +15,7 @@ use crate::audit;
 use crate::embedder::Inputs;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::worker::{self, Event, Job, Order};
+use crate::worker::{self, Event, Group, Job, Order};
 
 /// Grammars of requests are followed on this thread, some deep in themselves.
 const STACK_BYTES: usize = 64 << 20;
@@ -41,6 +41,7 @@ pub struct Desk {
     patience: Duration,
     closed: AtomicBool,
     cut: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
     thread: JoinHandle<()>,
 }
 
@@ -51,43 +52,54 @@ impl Desk {
         // One more for a change.
         let (orders, incoming) = sync_channel(capacity + 1);
         let cut = Arc::new(AtomicBool::new(false));
-        let seen = cut.clone();
+        let (seen, counted) = (cut.clone(), metrics.clone());
         // The thread ends when the desk is gone.
         let thread = std::thread::Builder::new()
             .name("engine".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || worker::run(engine, incoming, &metrics, &seen))?;
+            .spawn(move || worker::run(engine, incoming, &counted, &seen))?;
         let places = Arc::new(Semaphore::new(capacity));
-        Ok(Desk { orders, places, capacity, patience, closed: AtomicBool::new(false), cut, thread })
+        Ok(Desk { orders, places, capacity, patience, closed: AtomicBool::new(false), cut, metrics, thread })
     }
 
-    /// Queues the sequences of a request, all or none. Their prompts have been checked.
+    /// Queues the sequences of a request, all or none: `n` to each prompt, one prompt after the other, with the name of the
+    /// adapter where it asks for one. Their prompts have been checked.
     ///
     /// # Errors
     /// 429 without enough places, 503 once the desk is closed, 500 where the engine is gone.
-    pub fn submit(&self, requests: Vec<Request>) -> Result<Ticket, ApiError> {
+    pub fn submit(&self, requests: Vec<Request>, n: usize, adapter: Option<Arc<str>>) -> Result<Ticket, ApiError> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(ApiError::stopping("the server is about to end and takes no new requests"));
         }
         let wanted = u32::try_from(requests.len()).unwrap_or(u32::MAX);
-        let mut places = self.places.clone().try_acquire_many_owned(wanted).map_err(|_| ApiError::busy())?;
+        let places = self.places.clone().try_acquire_many_owned(wanted);
+        let mut places = places.map_err(|_| self.refuse())?;
         let (sender, events) = unbounded_channel();
         let received = Instant::now();
         let tally = audit::current();
         tally.iter().for_each(|tally| tally.prompt(requests.iter().map(|r| r.prompt.len()).sum()));
-        let mut satisfied = Vec::new();
+        let (mut satisfied, mut group) = (Vec::new(), Arc::default());
         for (index, request) in requests.into_iter().enumerate() {
             let place = places.split(1).expect("one place for each request");
             let flag = Arc::new(AtomicBool::new(false));
             satisfied.push(flag.clone());
-            let (events, tally) = (sender.clone(), tally.clone());
-            let job = Job { request, index, events, satisfied: flag, place, received, tally };
+            if index.is_multiple_of(n) {
+                group = Arc::new(Group::new(n));
+            }
+            let (events, tally, adapter) = (sender.clone(), tally.clone(), adapter.clone());
+            let group = group.clone();
+            let job = Job { request, index, events, satisfied: flag, place, received, tally, adapter, group };
             // There is room for as many jobs as there are places.
             self.orders
                 .try_send(Order::Run(Box::new(job)))
                 .map_err(|_| ApiError::internal("the engine has stopped; restart the server"))?;
         }
         Ok(Ticket { events, satisfied, deadline: (received + self.patience).into() })
+    }
+
+    fn refuse(&self) -> ApiError {
+        self.metrics.rejected();
+        ApiError::busy()
     }
 
     /// Queues the inputs of a request to be embedded: one place for all of them. They have been checked.
@@ -98,7 +110,7 @@ impl Desk {
         if self.is_closed() {
             return Err(ApiError::stopping("the server is about to end and takes no new requests"));
         }
-        let place = self.places.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;
+        let place = self.places.clone().try_acquire_owned().map_err(|_| self.refuse())?;
         audit::current().iter().for_each(|tally| tally.prompt(inputs.iter().map(|i| i.input.len()).sum()));
         let (done, vectors) = oneshot::channel();
         let order = Order::Embed(Inputs::new(inputs, done, place));

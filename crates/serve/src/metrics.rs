@@ -1,12 +1,18 @@
 //! What is counted while serving, in Prometheus' text format under vLLM's names, so that dashboards made for it work. Holds
 //! numbers only: nothing of what people write.
 
+mod adapters;
+mod histogram;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-use ounce_engine::{Engine, Speculated};
+use ounce_engine::{BLOCK, Engine, Settings, Speculated};
+
+use adapters::Adapters;
+use histogram::Histogram;
 
 /// Upper bounds of the buckets, seconds.
 const FIRST_TOKEN_S: &[f64] = &[
@@ -22,6 +28,9 @@ const REQUEST_S: &[f64] = &[
     1920.0, 7680.0,
 ];
 const TOKENS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0];
+/// Of one step: most are decoding, a token for each sequence.
+const STEP_TOKENS: &[f64] = &[1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
+const ANSWERS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0];
 
 /// How a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +41,31 @@ pub enum Ended {
     Abort,
 }
 
+/// A sequence that has ended.
+pub struct Sequence<'a> {
+    pub ended: Ended,
+    /// The name of the adapter it asked for, beside the base.
+    pub adapter: Option<&'a Arc<str>>,
+    pub received: Instant,
+    /// When it began to run, and when its first and its last token came.
+    pub started: Option<Instant>,
+    pub first: Option<Instant>,
+    pub last: Instant,
+    pub tokens: usize,
+    /// Tokens that it was allowed.
+    pub max_tokens: usize,
+}
+
 pub struct Metrics {
     /// `model_name="…",engine="0"`.
     labels: String,
+    /// Blocks of the cache, and whether prompts may find their beginnings in it.
+    cache: (usize, bool),
+    /// Adapters that may be loaded at a time.
+    max_adapters: usize,
     counts: Mutex<Counts>,
 }
 
-#[derive(Default)]
 struct Counts {
     running: usize,
     waiting: usize,
@@ -54,37 +81,32 @@ struct Counts {
     first_token: Histogram,
     next_token: Histogram,
     request: Histogram,
+    prefill: Histogram,
+    decode: Histogram,
+    inference: Histogram,
     request_prompt: Histogram,
     request_generation: Histogram,
+    request_max_generation: Histogram,
+    params_n: Histogram,
+    params_max_tokens: Histogram,
+    step: Histogram,
+    adapters: Adapters,
+    /// Requests that found the queue full.
+    rejections: u64,
     /// Lines of the audit log that could not be written.
     audit_failures: u64,
     /// By handler, method and status.
     http: BTreeMap<(&'static str, String, u16), u64>,
 }
 
-#[derive(Default)]
-struct Histogram {
-    /// Observations in each bucket, without those of lower ones.
-    buckets: Vec<u64>,
-    count: u64,
-    sum: f64,
-}
-
-impl Histogram {
-    fn observe(&mut self, bounds: &[f64], value: f64) {
-        self.buckets.resize(bounds.len(), 0);
-        if let Some(at) = bounds.iter().position(|&bound| value <= bound) {
-            self.buckets[at] += 1;
-        }
-        self.count += 1;
-        self.sum += value;
-    }
-}
-
 impl Metrics {
-    pub fn new(model: &str) -> Metrics {
-        let model = model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        Metrics { labels: format!("model_name=\"{model}\",engine=\"0\""), counts: Mutex::default() }
+    pub fn new(model: &str, settings: &Settings, max_adapters: usize) -> Metrics {
+        Metrics {
+            labels: format!("model_name=\"{}\",engine=\"0\"", escaped(model)),
+            cache: (settings.blocks(), settings.prefix_cache),
+            max_adapters,
+            counts: Mutex::new(Counts::new()),
+        }
     }
 
     /// Counting never fails halfway: what a panicked thread left is whole.
@@ -103,32 +125,63 @@ impl Metrics {
     pub fn prompt(&self, tokens: usize) {
         let mut counts = self.counts();
         counts.prompt_tokens += tokens as u64;
-        counts.request_prompt.observe(TOKENS, tokens as f64);
+        counts.request_prompt.observe(tokens as f64);
     }
 
-    pub fn started(&self, waited: Duration, cached: usize) {
+    /// A sequence waits; of which adapter, where of one.
+    pub fn waits(&self, adapter: Option<&Arc<str>>) {
+        adapter.into_iter().for_each(|name| self.counts().adapters.wait(name));
+    }
+
+    pub fn started(&self, adapter: Option<&Arc<str>>, waited: Duration, cached: usize) {
         let mut counts = self.counts();
-        counts.queue.observe(REQUEST_S, waited.as_secs_f64());
+        counts.queue.observe(waited.as_secs_f64());
         counts.cached_tokens += cached as u64;
+        adapter.into_iter().for_each(|name| counts.adapters.run(name));
+    }
+
+    /// A step has worked through so many tokens: those that it gave, and the prompts that they are the first for.
+    pub fn step(&self, tokens: usize) {
+        self.counts().step.observe(tokens as f64);
     }
 
     pub fn first_token(&self, after: Duration) {
         let mut counts = self.counts();
         counts.generation_tokens += 1;
-        counts.first_token.observe(FIRST_TOKEN_S, after.as_secs_f64());
+        counts.first_token.observe(after.as_secs_f64());
     }
 
     pub fn next_token(&self, after: Duration) {
         let mut counts = self.counts();
         counts.generation_tokens += 1;
-        counts.next_token.observe(NEXT_TOKEN_S, after.as_secs_f64());
+        counts.next_token.observe(after.as_secs_f64());
     }
 
-    pub fn ended(&self, ended: Ended, after: Duration, tokens: usize) {
+    pub fn ended(&self, sequence: &Sequence) {
+        let (received, last) = (sequence.received, sequence.last);
         let mut counts = self.counts();
-        counts.ended[ended as usize] += 1;
-        counts.request.observe(REQUEST_S, after.as_secs_f64());
-        counts.request_generation.observe(TOKENS, tokens as f64);
+        counts.ended[sequence.ended as usize] += 1;
+        counts.request.observe(received.elapsed().as_secs_f64());
+        counts.request_generation.observe(sequence.tokens as f64);
+        counts.params_max_tokens.observe(sequence.max_tokens as f64);
+        if let (Some(started), Some(first)) = (sequence.started, sequence.first) {
+            counts.prefill.observe((first - started).as_secs_f64());
+            counts.decode.observe((last - first).as_secs_f64());
+            counts.inference.observe((last - started).as_secs_f64());
+        }
+        sequence.adapter.into_iter().for_each(|name| counts.adapters.end(name, sequence.started.is_some()));
+    }
+
+    /// All `n` answers to a prompt have ended; the longest had so many tokens.
+    pub fn answered(&self, n: usize, longest: usize) {
+        let mut counts = self.counts();
+        counts.params_n.observe(n as f64);
+        counts.request_max_generation.observe(longest as f64);
+    }
+
+    /// A request found the queue full.
+    pub fn rejected(&self) {
+        self.counts().rejections += 1;
     }
 
     pub fn audit_failed(&self) {
@@ -180,24 +233,37 @@ impl Metrics {
         for (reason, n) in ["stop", "length", "abort"].iter().zip(counts.ended) {
             let _ = writeln!(out, "{name}{{{labels},finished_reason=\"{reason}\"}} {n}");
         }
-        for (name, help, bounds, histogram) in [
-            ("request_queue_time_seconds", "Time until it ran.", REQUEST_S, &counts.queue),
-            ("time_to_first_token_seconds", "Time until the first token.", FIRST_TOKEN_S, &counts.first_token),
-            ("inter_token_latency_seconds", "Time between tokens.", NEXT_TOKEN_S, &counts.next_token),
-            ("e2e_request_latency_seconds", "Time until the end.", REQUEST_S, &counts.request),
-            ("request_prompt_tokens", "Tokens of a prompt.", TOKENS, &counts.request_prompt),
-            ("request_generation_tokens", "Tokens of an answer.", TOKENS, &counts.request_generation),
+        let name = "vllm:admission_rejections_total";
+        let _ = writeln!(out, "# HELP {name} Requests that were refused, by why.\n# TYPE {name} counter");
+        let _ = writeln!(out, "{name}{{{labels},reason=\"max_num_queued_reqs\"}} {}", counts.rejections);
+        for (name, help, histogram) in [
+            ("request_queue_time_seconds", "Time until it ran.", &counts.queue),
+            ("request_prefill_time_seconds", "Time from there to the first token.", &counts.prefill),
+            ("request_decode_time_seconds", "Time from the first token to the last.", &counts.decode),
+            ("request_inference_time_seconds", "Time from where it ran to the last token.", &counts.inference),
+            ("time_to_first_token_seconds", "Time until the first token.", &counts.first_token),
+            ("inter_token_latency_seconds", "Time between tokens.", &counts.next_token),
+            ("e2e_request_latency_seconds", "Time until the end.", &counts.request),
+            ("request_prompt_tokens", "Tokens of a prompt.", &counts.request_prompt),
+            ("request_generation_tokens", "Tokens of an answer.", &counts.request_generation),
+            (
+                "request_max_num_generation_tokens",
+                "Tokens of the longest answer to a prompt.",
+                &counts.request_max_generation,
+            ),
+            ("request_params_n", "Answers asked for to a prompt.", &counts.params_n),
+            ("request_params_max_tokens", "Tokens that an answer was allowed.", &counts.params_max_tokens),
+            ("iteration_tokens_total", "Tokens of a step.", &counts.step),
         ] {
-            let _ = writeln!(out, "# HELP vllm:{name} {help}\n# TYPE vllm:{name} histogram");
-            let mut below = 0;
-            for (at, bound) in bounds.iter().enumerate() {
-                below += histogram.buckets.get(at).copied().unwrap_or(0);
-                let _ = writeln!(out, "vllm:{name}_bucket{{{labels},le=\"{bound:?}\"}} {below}");
-            }
-            let (count, sum) = (histogram.count, histogram.sum);
-            let _ = writeln!(out, "vllm:{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
-            let _ = writeln!(out, "vllm:{name}_sum{{{labels}}} {sum}\nvllm:{name}_count{{{labels}}} {count}");
+            histogram.write(&mut out, &format!("vllm:{name}"), help, labels);
         }
+        counts.adapters.write(&mut out, self.max_adapters);
+        let (name, (blocks, prefix)) = ("vllm:cache_config_info", self.cache);
+        let _ = writeln!(
+            out,
+            "# HELP {name} The cache of keys and values: tokens of a block, blocks.\n# TYPE {name} gauge\n\
+             {name}{{{labels},block_size=\"{BLOCK}\",num_gpu_blocks=\"{blocks}\",enable_prefix_caching=\"{prefix}\"}} 1"
+        );
         let name = "ounce:audit_failures_total";
         let help = "Lines of the audit log that could not be written.";
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}", counts.audit_failures);
@@ -208,4 +274,44 @@ impl Metrics {
         }
         out
     }
+}
+
+impl Counts {
+    fn new() -> Counts {
+        let seconds = || Histogram::new(REQUEST_S);
+        let tokens = || Histogram::new(TOKENS);
+        Counts {
+            running: 0,
+            waiting: 0,
+            cache_usage: 0.0,
+            preemptions: 0,
+            speculated: Speculated::default(),
+            prompt_tokens: 0,
+            generation_tokens: 0,
+            cached_tokens: 0,
+            ended: [0; 3],
+            queue: seconds(),
+            first_token: Histogram::new(FIRST_TOKEN_S),
+            next_token: Histogram::new(NEXT_TOKEN_S),
+            request: seconds(),
+            prefill: seconds(),
+            decode: seconds(),
+            inference: seconds(),
+            request_prompt: tokens(),
+            request_generation: tokens(),
+            request_max_generation: tokens(),
+            params_n: Histogram::new(ANSWERS),
+            params_max_tokens: tokens(),
+            step: Histogram::new(STEP_TOKENS),
+            adapters: Adapters::default(),
+            rejections: 0,
+            audit_failures: 0,
+            http: BTreeMap::new(),
+        }
+    }
+}
+
+/// A name as the value of a label.
+pub fn escaped(name: &str) -> String {
+    name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

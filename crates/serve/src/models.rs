@@ -12,6 +12,7 @@ use ounce_formats::peft;
 use crate::app::now;
 use crate::desk::{Desk, Ticket, Vectors};
 use crate::error::ApiError;
+use crate::metrics::escaped;
 
 /// Longest name of an adapter and longest path, bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -108,12 +109,14 @@ impl Models {
     ///
     /// # Errors
     /// 404 for one that has been unloaded meanwhile; as [`Desk::submit`].
-    pub fn submit(&self, desk: &Desk, name: &str, mut requests: Vec<Request>) -> Result<Ticket, ApiError> {
+    pub fn submit(&self, desk: &Desk, name: &str, n: usize, mut requests: Vec<Request>) -> Result<Ticket, ApiError> {
         let loaded = self.read();
         let adapter = self.adapter(&loaded, name)?;
         requests.iter_mut().for_each(|request| request.adapter = adapter);
-        let n = requests.len();
-        desk.submit(requests).inspect(|_| self.count(&loaded, name, n))
+        let sequences = requests.len();
+        // An adapter on the base itself is the base to everyone.
+        let beside = loaded.get_key_value(name).map(|(name, _)| name.clone()).filter(|_| *name != *self.base);
+        desk.submit(requests, n, beside).inspect(|_| self.count(&loaded, name, sequences))
     }
 
     /// The same for inputs to be embedded.
@@ -138,7 +141,7 @@ impl Models {
         let mut out = String::from("# HELP ounce:requests_total Sequences and inputs asked of each model.\n");
         out += "# TYPE ounce:requests_total counter\n";
         let mut line = |name: &str, asked: &AtomicU64| {
-            let name = name.replace('\\', "\\\\").replace('"', "\\\"");
+            let name = escaped(name);
             let n = asked.load(Ordering::Relaxed);
             out += &format!("ounce:requests_total{{model_name=\"{name}\",engine=\"0\"}} {n}\n");
         };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::audit::Tally;
 use crate::embedder::{Embedder, Inputs};
-use crate::metrics::{Ended, Metrics};
+use crate::metrics::{Ended, Metrics, Sequence};
 
 /// What the engine's thread is told.
 pub enum Order {
@@ -36,6 +36,31 @@ pub struct Job {
     pub received: Instant,
     /// Where its tokens are counted for the audit log.
     pub tally: Option<Arc<Tally>>,
+    /// The name of the adapter it asks for.
+    pub adapter: Option<Arc<str>>,
+    pub group: Arc<Group>,
+}
+
+/// The answers to one prompt, counted together once the last of them has ended.
+#[derive(Default)]
+pub struct Group {
+    n: usize,
+    ended: AtomicUsize,
+    /// Tokens of the longest so far.
+    longest: AtomicUsize,
+}
+
+impl Group {
+    pub fn new(n: usize) -> Group {
+        Group { n, ..Group::default() }
+    }
+
+    fn end(&self, tokens: usize, metrics: &Metrics) {
+        let longest = self.longest.fetch_max(tokens, Ordering::Relaxed).max(tokens);
+        if self.ended.fetch_add(1, Ordering::Relaxed) + 1 == self.n {
+            metrics.answered(self.n, longest);
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -59,11 +84,16 @@ struct Client {
     place: OwnedSemaphorePermit,
     received: Instant,
     tally: Option<Arc<Tally>>,
+    adapter: Option<Arc<str>>,
+    group: Arc<Group>,
 }
 
 /// A job that the engine has.
 struct Open {
     client: Client,
+    prompt: usize,
+    max_tokens: usize,
+    started: Option<Instant>,
     first: Option<Instant>,
     last: Instant,
     tokens: usize,
@@ -89,7 +119,12 @@ pub fn run(mut engine: Engine, orders: Receiver<Order>, metrics: &Metrics, cut: 
             open.remove(&id).into_iter().for_each(|sequence| sequence.end(ended, metrics));
         }
         match engine.step() {
-            Ok(outputs) => outputs.into_iter().for_each(|output| deliver(output, &mut open, metrics)),
+            Ok(outputs) => {
+                let tokens: usize = outputs.into_iter().map(|output| deliver(output, &mut open, metrics)).sum();
+                if tokens > 0 {
+                    metrics.step(tokens);
+                }
+            }
             // Streamed weights that cannot be read now. Who asks later may have more luck.
             Err(_) => {
                 for (id, sequence) in open.drain() {
@@ -116,28 +151,37 @@ fn take(
         Order::Embed(inputs) => return embedder.take(engine, inputs, metrics),
         Order::Change(change) => return change(engine),
     };
-    let Job { request, index, events, satisfied, place, received, tally } = job;
-    let prompt = request.prompt.len();
+    let Job { request, index, events, satisfied, place, received, tally, adapter, group } = job;
+    let (prompt, max_tokens) = (request.prompt.len(), request.params.max_tokens);
     let id = engine.submit(request).expect("prompts are checked before they get a place, and adapters stay");
     metrics.prompt(prompt);
-    let client = Client { index, events, satisfied, place, received, tally };
-    open.insert(id, Open { client, first: None, last: received, tokens: 0 });
+    metrics.waits(adapter.as_ref());
+    let client = Client { index, events, satisfied, place, received, tally, adapter, group };
+    open.insert(id, Open { client, prompt, max_tokens, started: None, first: None, last: received, tokens: 0 });
 }
 
-fn deliver(output: Output, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
+/// Sends on what came out of a step; how many tokens were worked through for it: the one itself, and the prompt of a first one.
+fn deliver(output: Output, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) -> usize {
     let (id, event) = match output {
         Output::Started { id, cached } => (id, Event::Started { cached }),
         Output::Prompt { id, token } => (id, Event::Prompt(token)),
         Output::Token { id, token } => (id, Event::Token(token)),
         Output::Finished { id, reason, token } => (id, Event::Finished(reason, token)),
     };
-    let Some(sequence) = open.get_mut(&id) else { return };
+    let Some(sequence) = open.get_mut(&id) else { return 0 };
+    let mut worked = 0;
     match &event {
         Event::Started { cached } => {
-            metrics.started(sequence.client.received.elapsed(), *cached);
-            sequence.client.tally.iter().for_each(|tally| tally.cached(*cached));
+            let client = &sequence.client;
+            metrics.started(client.adapter.as_ref(), client.received.elapsed(), *cached);
+            client.tally.iter().for_each(|tally| tally.cached(*cached));
+            sequence.started = Some(Instant::now());
+            sequence.prompt -= *cached;
         }
-        Event::Token(_) => sequence.count(metrics),
+        Event::Token(_) => {
+            worked = 1 + std::mem::take(&mut sequence.prompt);
+            sequence.count(metrics);
+        }
         Event::Prompt(_) | Event::Finished(..) | Event::Failed => {}
     }
     let finish = if let Event::Finished(reason, _) = event { Some(reason) } else { None };
@@ -151,6 +195,7 @@ fn deliver(output: Output, open: &mut HashMap<SeqId, Open>, metrics: &Metrics) {
         };
         open.remove(&id).into_iter().for_each(|sequence| sequence.end(ended, metrics));
     }
+    worked
 }
 
 impl Open {
@@ -175,7 +220,11 @@ impl Open {
     }
 
     fn end(self, ended: Ended, metrics: &Metrics) {
-        metrics.ended(ended, self.client.received.elapsed(), self.tokens);
+        let (client, tokens) = (&self.client, self.tokens);
+        let (adapter, received) = (client.adapter.as_ref(), client.received);
+        let Open { max_tokens, started, first, last, .. } = self;
+        metrics.ended(&Sequence { ended, adapter, received, started, first, last, tokens, max_tokens });
+        client.group.end(tokens, metrics);
         // Last: once a place is free, what was there is counted.
         drop(self.client.place);
     }

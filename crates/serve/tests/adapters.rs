@@ -133,6 +133,29 @@ fn each_adapter_is_a_model_of_its_own() {
 }
 
 #[test]
+fn metrics_name_the_adapters_that_run() {
+    let home = tempfile::tempdir().unwrap();
+    let one = write(&home.path().join("one"), 1);
+    let server = server(Vec::new(), 8);
+    server.app().load_adapter(Some("one"), &one, false).unwrap();
+    let info = |labels: &str| {
+        let text = server.get("/metrics").body;
+        text.contains(&format!("vllm:lora_requests_info{{max_lora=\"8\",running_lora_adapters=\"{labels}\""))
+    };
+    assert!(info("") && !info("one"));
+    // So small a model is soon done: until one is caught at it.
+    common::eventually("it is named", || {
+        let mut body = common::four(1);
+        (body["model"], body["n"]) = ("one".into(), 8.into());
+        let streams = [0; 4].map(|_| server.send("POST", "/v1/completions", "", body.to_string()));
+        let named = info("one");
+        streams.into_iter().for_each(|stream| drop(read(stream)));
+        named
+    });
+    common::eventually("it is named no more", || info(""));
+}
+
+#[test]
 fn only_the_admin_key_loads_and_unloads() {
     let home = tempfile::tempdir().unwrap();
     let one = write(&home.path().join("one"), 1);

@@ -252,3 +252,50 @@ fn a_key_finds_in_the_cache_what_itself_has_asked() {
         assert_eq!(found, [0, 32, apart, 32, 32].map(Some), "{isolate_cache}");
     }
 }
+
+/// One prompt with two answers, and a crowd's worth that finds no room: each series has what was asked and what came of it.
+#[test]
+fn metrics_count_what_was_asked_and_given() {
+    let server = server();
+    let body = json!({"prompt": [5, 9, 14], "n": 2, "max_tokens": 5, "ignore_eos": true});
+    assert_eq!(server.post("/v1/completions", &body).status, 200);
+    let value = |name: &str| server.metric(&format!("vllm:{name}{{model_name=\"tiny\",engine=\"0\""));
+    common::eventually("both are counted", || server.ended("length") == 2.0);
+    for (name, count, sum) in [
+        ("request_prompt_tokens", 2.0, 6.0),
+        ("request_generation_tokens", 2.0, 10.0),
+        ("request_max_num_generation_tokens", 1.0, 5.0),
+        ("request_params_n", 1.0, 2.0),
+        ("request_params_max_tokens", 2.0, 10.0),
+    ] {
+        assert_eq!((value(&format!("{name}_count")), value(&format!("{name}_sum"))), (count, sum), "{name}");
+    }
+    // Tokens in the steps: what was given, and prompts but for what the second found in the cache.
+    let worked = value("iteration_tokens_total_sum");
+    assert!((13.0..=16.0).contains(&worked) && value("iteration_tokens_total_count") >= 5.0, "{worked}");
+    let seconds = |name: &str| {
+        assert_eq!(value(&format!("{name}_seconds_count")), 2.0, "{name}");
+        value(&format!("{name}_seconds_sum"))
+    };
+    let [queue, prefill, decode, inference] =
+        ["queue", "prefill", "decode", "inference"].map(|name| seconds(&format!("request_{name}_time")));
+    let [first, whole] = ["time_to_first_token", "e2e_request_latency"].map(seconds);
+    let near = |a: f64, b: f64| (a - b).abs() < 1e-3 + 0.05 * b;
+    assert!(
+        near(prefill + decode, inference) && near(queue + prefill, first),
+        "{queue} {prefill} {decode} {inference}"
+    );
+    assert!(inference > 0.0 && queue + inference <= whole, "{queue} {inference} {whole}");
+    // 64 positions for each of two sequences, in blocks of 16 tokens.
+    let cache = server.get("/metrics").body;
+    assert!(cache.contains("block_size=\"16\",num_gpu_blocks=\"8\",enable_prefix_caching=\"true\"} 1"), "{cache}");
+    assert_eq!(value("admission_rejections_total"), 0.0);
+    let many = json!({"prompt": vec!["x"; 10], "max_tokens": 50, "ignore_eos": true});
+    let statuses = std::thread::scope(|scope| {
+        let asked = [0; 4].map(|_| scope.spawn(|| server.post("/v1/completions", &many).status));
+        asked.map(|thread| thread.join().unwrap())
+    });
+    let refused = statuses.iter().filter(|status| **status == 429).count();
+    assert_eq!(value("admission_rejections_total"), refused as f64, "{statuses:?}");
+    assert!(refused > 0, "{statuses:?}");
+}

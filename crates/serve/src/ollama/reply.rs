@@ -52,7 +52,7 @@ impl Reply {
         let grammar = form::compile(app, asked.form).await?;
         let constraint = grammar.as_ref().map(Grammar::constraint);
         let request = Request { constraint, ..Request::new(prompt, asked.params) };
-        let ticket = app.submit(&self.model, vec![request])?;
+        let ticket = app.submit(&self.model, 1, vec![request])?;
         let answers = Answers::new(ticket, &app.served.tokenizer, &stop);
         match asked.stream {
             true => Ok(sse::lines(move |events| self.stream(answers, prompt_tokens, events))),
