@@ -33,7 +33,7 @@ def models(client, name):
     check("it is what it is", shown.modelinfo["llama.block_count"] == 30, shown.modelinfo)
     check("it has a size and a storage", (shown.details.parameter_size, shown.details.quantization_level) == ("134.5M", "Q4_1"),
           f"{shown.details.parameter_size} {shown.details.quantization_level}")
-    check("it has its template", "im_start" in shown.template and shown.capabilities == ["completion"])
+    check("it has its template", "im_start" in shown.template and shown.capabilities == ["completion", "tools"])
 
 
 def chat(client, name):
@@ -72,6 +72,40 @@ def generate(client, name):
     check("no prompt loads the model", client.generate(model=name).done_reason == "load")
 
 
+def temperature(city: str, unit: str = "celsius") -> int:
+    """The temperature in a city now.
+
+    Args:
+        city: Its name
+        unit: celsius or kelvin
+    """
+    return 21 if unit == "celsius" else 294
+
+
+def tools(client, name):
+    # Only the form's one word or a call: so small a model would hardly call by itself.
+    ask = dict(model=name, tools=[temperature], format={"const": "no"}, messages=[
+        {"role": "user", "content": "How warm is it in Rome? Call the function temperature."}])
+    called = None
+    for seed in range(30):
+        options = {"temperature": 1.0, "seed": seed, "num_predict": 80}
+        answer = client.chat(**ask, options=options)
+        if answer.message.tool_calls and answer.done_reason == "stop":
+            called = answer
+            break
+    check("a Python function is called", called is not None, f"seed {seed}")
+    call = called.message.tool_calls[0].function
+    check("by its name, with its arguments", call.name == "temperature" and isinstance(call.arguments["city"], str), call)
+    pieces = list(client.chat(**ask, options=options, stream=True))
+    calls = [c.function for p in pieces for c in p.message.tool_calls or []]
+    check("a stream has the same calls", calls == [c.function for c in called.message.tool_calls], calls)
+    result = {"role": "tool", "content": "21", "tool_name": "temperature"}
+    more = client.chat(model=name, messages=[*ask["messages"], called.message, result], tools=[temperature],
+                       options={"temperature": 0, "num_predict": 24})
+    check("its result is answered", more.message.content and more.prompt_eval_count > called.prompt_eval_count,
+          repr(more.message.content))
+
+
 def errors(client, name, url):
     fails("no such model", 404, "there is no model `other`", lambda: client.chat(model="other", messages=MESSAGES))
     fails("too hot", 400, "options.temperature", lambda: client.chat(name, MESSAGES, options={"temperature": 3}))
@@ -91,6 +125,7 @@ def body():
             models(client, ready["model"])
             chat(client, ready["model"])
             generate(client, ready["model"])
+            tools(client, ready["model"])
             errors(client, ready["model"], url)
 
 

@@ -16,6 +16,7 @@ mod machine;
 mod measure;
 mod options;
 mod serve;
+mod start;
 mod table;
 mod train;
 
@@ -36,10 +37,11 @@ pub fn run(what: &str, args: &[&str]) -> Result<(), String> {
         "kernels" => (PAGE, kernels::run(&options, &peers)?),
         "cores" => (PAGE, cores::run(&options, &peers)?),
         "serve" => (PAGE, serve::run(&options, &peers)?),
+        "start" => (PAGE, start::run(&options, &peers)?),
         "curves" => ("docs/PRECISION.md", curves::run(&options, &peers)?),
         other => {
             return Err(format!(
-                "there is no benchmark `{other}`: kernels, train, decode, serve, cores, forecast or curves"
+                "there is no benchmark `{other}`: kernels, train, decode, serve, start, cores, forecast or curves"
             ));
         }
     };

@@ -33,6 +33,7 @@ usage: cargo xtask <chore>
   bench train       speed and memory of training beside PyTorch + PEFT, also there
   bench decode      speed and memory of one sequence beside llama.cpp, also there
   bench serve       many streams at a time beside llama.cpp's server, also there
+  bench start       from the start of the program to the first token, by `ounce generate` and `ounce serve`
   bench cores       training and decoding on one core, on two, and with one of two taken by another process
   bench forecast    what `ounce tune` forecasts beside what it then takes
   bench curves      losses of every precision mode beside those of f32 (an hour)

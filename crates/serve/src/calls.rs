@@ -109,6 +109,12 @@ impl Reader {
     }
 }
 
+/// A reader of calls between tags, for the tests of who reads along.
+#[cfg(test)]
+pub fn tagged_reader() -> Reader {
+    Reader::Tagged(Tagged::default())
+}
+
 /// A call as JSON to a function that was offered: its name and its arguments.
 fn call_of(value: &Value, functions: &[Function]) -> Option<(String, String)> {
     let object = value.get("function").filter(|function| function.is_object()).unwrap_or(value);

@@ -31,18 +31,16 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let prompt = encode(&app, wanted.messages, wanted.options).await?;
     app.check_prompt("messages", &prompt)?;
     let sampling = wanted.sampling;
-    let dialect = Dialect::of(app.served.template.source(), &app.served.tokenizer);
-    let grammar = match &wanted.tools {
-        None => form::compile(&app, wanted.form).await?,
-        Some(tools) => tools_grammar(&app, dialect, tools, wanted.form.as_ref()).await?,
-    };
+    let (grammar, reader) = held_to(&app, wanted.tools, wanted.form).await?;
     let requests = sampling.each().map(|params| ounce_engine::Request {
         constraint: grammar.as_ref().map(Grammar::constraint),
         ..ounce_engine::Request::new(prompt.clone(), params)
     });
-    let answers =
-        Answers::new(app.submit(&wanted.model, sampling.n, requests.collect())?, &app.served.tokenizer, &sampling.params.stop);
-    let reader = || wanted.tools.as_ref().map_or(Reader::Text, |tools| dialect.reader(tools));
+    let answers = Answers::new(
+        app.submit(&wanted.model, sampling.n, requests.collect())?,
+        &app.served.tokenizer,
+        &sampling.params.stop,
+    );
     let choices = (0..sampling.n).map(|_| Choice::new(reader())).collect();
     let reply = Reply {
         id: app.id("chatcmpl"),
@@ -57,6 +55,20 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
         true => Ok(sse::response(|events| reply.stream(answers, choices, events))),
         false => reply.whole(answers, choices).await,
     }
+}
+
+/// What an answer is held to, and what finds calls in it.
+pub async fn held_to(
+    app: &Arc<App>,
+    tools: Option<Tools>,
+    form: Option<Asked>,
+) -> Result<(Option<Grammar>, impl Fn() -> Reader + use<>), ApiError> {
+    let dialect = Dialect::of(app.served.template.source(), &app.served.tokenizer);
+    let grammar = match &tools {
+        None => form::compile(app, form).await?,
+        Some(tools) => tools_grammar(app, dialect, tools, form.as_ref()).await?,
+    };
+    Ok((grammar, move || tools.as_ref().map_or(Reader::Text, |tools| dialect.reader(tools))))
 }
 
 /// The grammar of an answer that may or must call functions. A schema of arguments that no answer can be kept to is an error
@@ -144,7 +156,12 @@ pub struct Conversation {
 pub fn conversation(app: &App, fields: &mut Fields) -> Conversation {
     let messages = messages::read(fields);
     let tools = tools::read(fields);
-    let mut options = options(fields);
+    let options = options(fields);
+    composed(app, messages, tools, options)
+}
+
+/// The same of messages and tools that have been read.
+pub fn composed(app: &App, messages: Vec<Value>, tools: Option<Tools>, mut options: RenderOptions) -> Conversation {
     let list = tools.as_ref().map(|tools| &tools.list);
     let template = app.served.template.source();
     if describe::knows_tools(template) {

@@ -1,6 +1,7 @@
 //! A thin layer for programs that speak Ollama's API: `/api/chat`, `/api/generate`, `/api/tags`, `/api/show`, `/api/version`.
 //! It translates requests and answers; the engine does not know it.
 
+mod calls;
 mod chat;
 mod generate;
 mod models;

@@ -59,6 +59,13 @@ pub fn read(fields: &mut Fields) -> Option<Tools> {
     Some(Tools { list, functions, choice, parallel })
 }
 
+/// The functions of a request that only offers them: the model decides what it calls.
+pub fn offered(fields: &mut Fields) -> Option<Tools> {
+    let functions = functions(fields);
+    let list = fields.value("tools").filter(|_| !functions.is_empty())?.clone();
+    Some(Tools { list, functions, choice: Choice::Auto, parallel: true })
+}
+
 fn functions(fields: &mut Fields) -> Vec<Function> {
     let list = match fields.value("tools") {
         None => return Vec::new(),

@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use common::{Answer, Server, app};
 use serde_json::{Value, json};
@@ -158,4 +159,50 @@ fn forms_that_cannot_be_kept_to_are_errors_that_say_why() {
     let answer = chat(&server, json!({"guided_regex": "ab[α-ω]"}));
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("grammar_too_complex")));
     assert_eq!(server.get("/health").status, 200);
+}
+
+/// Forms that take long to compile, or too long, several at a time: meanwhile others are answered, by the thread of the sockets
+/// (health) and by the engine's (text).
+#[test]
+fn forms_that_take_long_hold_nobody_up() {
+    let server = server();
+    let hostile = [
+        json!({"guided_regex": "(((((a{1,99}){1,99}){1,99}){1,99}){1,99}){1,99}"}),
+        json!({"guided_regex": "a?".repeat(20_000)}),
+        json!({"guided_regex": "(x+x+)+y"}),
+        json!({"guided_json": {"type": "string", "pattern": "^(a?){500}b{500}$"}}),
+        json!({"guided_json": {"type": "array", "minItems": 1_000_000_000}}),
+        json!({"guided_grammar": format!("start: {}\n", "\"a\"? ".repeat(10_000))}),
+    ];
+    let (over, text) = (AtomicUsize::new(0), json!({"prompt": "x", "max_tokens": 4, "ignore_eos": true}));
+    let count = |act: &dyn Fn() -> u16| {
+        let mut n = 0;
+        while over.load(Ordering::Relaxed) < hostile.len() {
+            assert_eq!(act(), 200);
+            n += 1;
+        }
+        n
+    };
+    let began = Instant::now();
+    let (health, texts) = std::thread::scope(|scope| {
+        for form in &hostile {
+            let (server, over) = (&server, &over);
+            scope.spawn(move || {
+                for _ in 0..2 {
+                    let answer = chat(server, form.clone());
+                    assert!(matches!(answer.status, 200 | 400), "{} {}", answer.status, answer.body);
+                }
+                over.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        let texts = scope.spawn(|| count(&|| server.post("/v1/completions", &text).status));
+        (count(&|| server.get("/health").status), texts.join().unwrap())
+    });
+    let took = began.elapsed();
+    println!(
+        "{} hostile forms in {took:?}: {health} answers of health and {texts} texts beside them",
+        2 * hostile.len()
+    );
+    // Were a form compiled by either thread, some dozen of each would come between two forms.
+    assert!(took > Duration::from_millis(500) && health > 200 && texts > 100, "{took:?} {health} {texts}");
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Answer, Server, app, read};
+use common::{Answer, Server, app, app_with, read};
 use serde_json::{Value, json};
 
 fn server() -> Server {
@@ -83,6 +83,69 @@ fn a_prompt_is_answered_through_the_template_or_raw() {
     assert_eq!(server.post("/api/chat", &json!({"model": "tiny"})).json()["done_reason"], "load");
 }
 
+const MESSAGES: &str = "{% for m in messages %}{{ m['role'][0] + ':' + m['content'] + eos_token }}{% endfor %}\
+                        {% if add_generation_prompt %}a:{% endif %}";
+
+/// The model is random: what it may say besides a call is one word, so that both come about.
+#[test]
+fn functions_are_called_whole_and_with_objects() {
+    let template = format!("{{% if tools %}}{{{{ tools | length }}}}{{% endif %}}{{# <tool_call> #}}{MESSAGES}");
+    let server = Server::start(app_with(&template, "<unk>"), Duration::from_secs(30));
+    let x = json!({"type": "object", "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "required": ["x"], "additionalProperties": false});
+    let tools = json!([{"type": "function", "function": {"name": "point", "description": "a point", "parameters": x}}]);
+    let body = |seed: usize, stream: bool| {
+        json!({"messages": [{"role": "user", "content": "x"}], "tools": tools, "format": {"const": "no"}, "stream": stream,
+            "options": {"temperature": 1.0, "seed": seed, "num_predict": 150}})
+    };
+    let (mut said, mut called) = (0, 0);
+    for seed in 0..40 {
+        let whole = server.post("/api/chat", &body(seed, false)).json();
+        assert_eq!((&whole["done"], &whole["message"]["role"]), (&json!(true), &json!("assistant")), "{whole}");
+        if whole["done_reason"] != "stop" {
+            continue;
+        }
+        let calls = &whole["message"]["tool_calls"];
+        let pieces = lines(&server.post("/api/chat", &body(seed, true)));
+        let text: String = pieces.iter().map(|piece| piece["message"]["content"].as_str().unwrap()).collect();
+        let of_pieces = pieces.iter().flat_map(|piece| piece["message"]["tool_calls"].as_array().into_iter().flatten());
+        let of_pieces: Vec<Value> = of_pieces.cloned().collect();
+        let made = calls.as_array().cloned().unwrap_or_default();
+        assert_eq!((json!(text), of_pieces), (whole["message"]["content"].clone(), made));
+        assert_eq!(pieces.last().unwrap()["done_reason"], "stop");
+        match calls.as_array() {
+            None => said += usize::from(text == "\"no\""),
+            Some(calls) => {
+                called += 1;
+                for call in calls {
+                    let function = &call["function"];
+                    assert_eq!((&function["name"], text.as_str()), (&json!("point"), ""), "{whole}");
+                    assert!(function["arguments"]["x"].as_u64().is_some_and(|x| x < 10), "{whole}");
+                }
+            }
+        }
+    }
+    assert!(said > 0 && called > 0, "{said} words, {called} calls");
+}
+
+/// Without ids, and with arguments that are objects, a conversation is the prompt that it is on the OpenAI path.
+#[test]
+fn results_come_back_under_the_names_of_ollama() {
+    let server = Server::start(app_with(MESSAGES, "<unk>"), Duration::from_secs(30));
+    let user = json!({"role": "user", "content": "where?"});
+    let theirs = json!([user, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "point",
+        "arguments": {"x": 1}}}]}, {"role": "tool", "content": "there", "tool_name": "point"}]);
+    let ours = json!([user, {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function",
+        "function": {"name": "point", "arguments": "{\"x\": 1}"}}]}, {"role": "tool", "content": "there", "tool_call_id": "1"}]);
+    let options = json!({"temperature": 0, "num_predict": 8});
+    let ollama = server.post("/api/chat", &json!({"messages": theirs, "options": options, "stream": false})).json();
+    let openai =
+        server.post("/v1/chat/completions", &json!({"messages": ours, "temperature": 0, "max_tokens": 8})).json();
+    assert_eq!(ollama["prompt_eval_count"], openai["usage"]["prompt_tokens"], "{ollama} {openai}");
+    assert_eq!(ollama["message"]["content"], openai["choices"][0]["message"]["content"]);
+    assert!(ollama["prompt_eval_count"].as_u64().unwrap() > 80, "{ollama}");
+}
+
 #[test]
 fn the_model_is_listed_and_described() {
     let server = server();
@@ -107,7 +170,7 @@ fn errors_are_one_text() {
         (400, "/api/chat", json!({"messages": user, "options": {"temperature": 3}}), "options.temperature is 3.0"),
         (400, "/api/chat", json!({"messages": user, "options": {"mirostat": 1}}), "options.mirostat is not supported"),
         (400, "/api/chat", json!({"messages": user, "options": []}), "options must be an object"),
-        (400, "/api/chat", json!({"messages": user, "tools": [{}]}), "tools must be empty"),
+        (400, "/api/chat", json!({"messages": user, "tools": [{}]}), "tools[0].type must be"),
         (400, "/api/chat", json!({"messages": [{"role": "user", "content": "x", "images": ["eA=="]}]}), "images"),
         (400, "/api/generate", json!({"prompt": "x", "context": [1]}), "context must be empty"),
         (400, "/api/generate", json!({"prompt": "x", "think": 3}), "think must be"),

@@ -7,32 +7,34 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::calls::paired;
 use super::reply::{Reply, Shape};
-use super::request::{Common, check_model, refuse};
+use super::request::{Common, check_model};
 use crate::app::App;
-use crate::chat::encode;
+use crate::chat::{composed, encode};
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::{body, messages};
+use crate::{body, messages, tools};
 
 pub async fn chat(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let begun = Instant::now();
     let body = body::read(request).await?;
     let mut fields = Fields::of(&body)?;
     let common = Common::read(&app, &mut fields);
-    refuse(&mut fields, "tools", "must be empty: tools are not supported yet");
+    let tools = tools::offered(&mut fields);
     let messages = read_messages(&mut fields);
     fields.finish()?;
     let model = check_model(&app, &body)?;
     let reply = Reply::new(&app, &body, model, Shape::Chat, begun);
     let Some(messages) = messages else { return Ok(reply.loaded()) };
-    let prompt = encode(&app, messages, common.template.clone()).await?;
+    let conversation = composed(&app, messages, tools, common.template.clone());
+    let prompt = encode(&app, conversation.messages, conversation.options).await?;
     app.check_prompt("messages", &prompt)?;
-    reply.run(prompt, common).await
+    reply.run(prompt, common, conversation.tools).await
 }
 
 /// Nothing where there are none: then Ollama only loads the model.
-fn read_messages(fields: &mut Fields) -> Option<Value> {
+fn read_messages(fields: &mut Fields) -> Option<Vec<Value>> {
     match fields.value("messages") {
         None => return None,
         Some(list) if *list == json!([]) => return None,
@@ -45,5 +47,7 @@ fn read_messages(fields: &mut Fields) -> Option<Value> {
         }
         Some(_) => {}
     }
-    Some(messages::read(fields).into())
+    let mut messages = messages::read(fields);
+    paired(&mut messages);
+    Some(messages)
 }

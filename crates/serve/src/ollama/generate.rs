@@ -45,7 +45,7 @@ pub async fn generate(State(app): State<Arc<App>>, request: Request) -> Result<R
         false => chat::encode(&app, Value::Array(messages), common.template.clone()).await?,
     };
     app.check_prompt("prompt", &tokens)?;
-    reply.run(tokens, common).await
+    reply.run(tokens, common, None).await
 }
 
 /// The tokens of a text that is the whole prompt, special tokens and all.

@@ -55,7 +55,7 @@ pub async fn show(State(app): State<Arc<App>>, request: Request) -> Result<Respo
         "template": app.served.template.source(),
         "details": details(&app, &name),
         "model_info": model_info(&app),
-        "capabilities": ["completion"],
+        "capabilities": ["completion", "tools"],
         "modified_at": served_since(app.created),
     })))
 }

@@ -10,12 +10,14 @@ use ounce_formats::template::strftime;
 use ounce_grammar::Grammar;
 use serde_json::{Value, json};
 
+use super::calls::{Calls, Piece};
 use super::request::Common;
-use crate::answers::Answers;
+use crate::answers::{Answers, Part};
 use crate::app::App;
+use crate::chat::held_to;
 use crate::error::{ApiError, json_response};
-use crate::form;
 use crate::sse::{self, Events};
+use crate::tools::Tools;
 
 #[derive(Clone, Copy)]
 pub enum Shape {
@@ -47,30 +49,40 @@ impl Reply {
         json_response(&out)
     }
 
-    pub async fn run(self, prompt: Vec<u32>, asked: Common) -> Result<Response, ApiError> {
+    pub async fn run(self, prompt: Vec<u32>, asked: Common, tools: Option<Tools>) -> Result<Response, ApiError> {
         let (app, prompt_tokens, stop) = (&self.app, prompt.len(), asked.params.stop.clone());
-        let grammar = form::compile(app, asked.form).await?;
+        let (grammar, reader) = held_to(app, tools, asked.form).await?;
+        let calls = Calls::new(reader());
         let constraint = grammar.as_ref().map(Grammar::constraint);
         let request = Request { constraint, ..Request::new(prompt, asked.params) };
         let ticket = app.submit(&self.model, 1, vec![request])?;
         let answers = Answers::new(ticket, &app.served.tokenizer, &stop);
         match asked.stream {
-            true => Ok(sse::lines(move |events| self.stream(answers, prompt_tokens, events))),
-            false => self.whole(answers, prompt_tokens).await,
+            true => Ok(sse::lines(move |events| self.stream(answers, calls, prompt_tokens, events))),
+            false => self.whole(answers, calls, prompt_tokens).await,
         }
     }
 
-    async fn whole(self, mut answers: Answers, prompt_tokens: usize) -> Result<Response, ApiError> {
-        let (mut text, mut reason, mut first) = (String::new(), "", None);
+    async fn whole(self, mut answers: Answers, mut calls: Calls, prompt_tokens: usize) -> Result<Response, ApiError> {
+        let (mut text, mut made, mut reason, mut first) = (String::new(), Vec::new(), "", None);
         while let Some(part) = answers.next().await? {
             first.get_or_insert_with(Instant::now);
-            text += &part.text;
+            for piece in pieces(&mut calls, &part) {
+                match piece {
+                    Piece::Text(more) => text += &more,
+                    Piece::Call(call) => made.push(call),
+                }
+            }
             reason = part.finish.unwrap_or(reason);
         }
-        Ok(json_response(&self.last(&text, reason, prompt_tokens, answers.tokens, first)))
+        let mut out = self.last(&text, reason, prompt_tokens, answers.tokens, first);
+        if !made.is_empty() {
+            out["message"]["tool_calls"] = made.into();
+        }
+        Ok(json_response(&out))
     }
 
-    async fn stream(self, mut answers: Answers, prompt_tokens: usize, events: Events) {
+    async fn stream(self, mut answers: Answers, mut calls: Calls, prompt_tokens: usize, events: Events) {
         let (mut reason, mut first) = ("", None);
         loop {
             let part = match answers.next().await {
@@ -80,8 +92,15 @@ impl Reply {
             };
             first.get_or_insert_with(Instant::now);
             reason = part.finish.unwrap_or(reason);
-            if !part.text.is_empty() {
-                events.line(&self.piece(&part.text)).await;
+            for piece in pieces(&mut calls, &part) {
+                match piece {
+                    Piece::Text(text) => events.line(&self.piece(&text)).await,
+                    Piece::Call(call) => {
+                        let mut out = self.piece("");
+                        out["message"]["tool_calls"] = json!([call]);
+                        events.line(&out).await;
+                    }
+                }
             }
         }
         events.line(&self.last("", reason, prompt_tokens, answers.tokens, first)).await;
@@ -108,6 +127,15 @@ impl Reply {
         out["eval_duration"] = nanoseconds(now - first).into();
         out
     }
+}
+
+/// What a part of the answer says.
+fn pieces(calls: &mut Calls, part: &Part) -> Vec<Piece> {
+    let mut pieces = calls.push(&part.text);
+    if part.finish.is_some() {
+        pieces.extend(calls.finish());
+    }
+    pieces
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

@@ -130,7 +130,11 @@ fn ollama(piece: (&'static str, Value)) -> Value {
 }
 
 pub fn ollama_chat() -> Value {
-    ollama(("message", answer(vec![("role", constant("assistant")), ("content", text())])))
+    let mut message = answer(vec![("role", constant("assistant")), ("content", text())]);
+    let arguments = json!({"type": "object"});
+    let function = answer(vec![("name", text()), ("arguments", arguments)]);
+    message["properties"]["tool_calls"] = list(answer(vec![("function", function)]));
+    ollama(("message", message))
 }
 
 pub fn ollama_generate() -> Value {

@@ -100,19 +100,29 @@ fn template() -> Vec<Field> {
 }
 
 /// Functions that the model may call.
-fn tools() -> Vec<Field> {
-    let name = json!({"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"});
+/// Functions that the model may call.
+fn functions() -> Field {
+    let name = name_of_function();
     let function = json!({"type": "object", "required": ["name"], "properties": {
         "name": name, "description": or_null(text()), "strict": {"description": "A hint unless it is true."},
         "parameters": {"type": ["object", "null"], "description": "A JSON schema."},
     }});
     let tool = json!({"type": "object", "required": ["type", "function"],
         "properties": {"type": {"const": "function"}, "function": function}});
+    ("tools", json!({"type": "array", "maxItems": MAX_TOOLS, "items": tool}))
+}
+
+fn name_of_function() -> Value {
+    json!({"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"})
+}
+
+fn tools() -> Vec<Field> {
+    let name = name_of_function();
     let one = json!({"type": "object", "required": ["type", "function"], "properties": {"type": {"const": "function"},
         "function": {"type": "object", "required": ["name"], "properties": {"name": name}}}});
     let choice = any(vec![json!({"enum": ["none", "auto", "required"]}), one]);
     vec![
-        ("tools", json!({"type": "array", "maxItems": MAX_TOOLS, "items": tool})),
+        functions(),
         ("tool_choice", said(choice, "A function must be among the tools.")),
         ("parallel_tool_calls", flag()),
     ]
@@ -224,7 +234,7 @@ fn nothing(what: &str) -> Value {
 
 pub fn ollama_chat() -> Value {
     let mut fields = ollama();
-    fields.extend([messages(0), ("tools", nothing("Not supported yet."))]);
+    fields.extend([messages(0), functions()]);
     request(&[], fields, json!([{"messages": hello(), "stream": false, "options": {"num_predict": 4}}]))
 }
 
