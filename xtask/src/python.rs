@@ -21,14 +21,16 @@ pub fn python3(modules: &[&str]) -> Result<PathBuf, String> {
 /// The interpreter of the peers' environment in `assets/venv`; makes it where it is missing or its pins have changed.
 pub fn ensure_venv() -> Result<PathBuf, String> {
     let python = ensure_peers()?;
-    // lm-eval and what it loads lie on top, so that a change there does not install PyTorch again.
-    let pins_path = place::workspace().join("xtask/golden/requirements-lm-eval.txt");
-    let stamp = place::assets().join("venv/lm-eval.sha256");
-    let sha = fetch::sha256_file(&pins_path)?;
-    if !fs::read_to_string(&stamp).is_ok_and(|s| s == sha) {
-        println!("assets: installing lm-eval");
-        install(&python, &pins_path)?;
-        fetch::write_whole(&stamp, sha.as_bytes())?;
+    // These and what they load lie on top, so that a change there does not install PyTorch again.
+    for name in ["lm-eval", "guidellm"] {
+        let pins_path = place::workspace().join(format!("xtask/golden/requirements-{name}.txt"));
+        let stamp = place::assets().join(format!("venv/{name}.sha256"));
+        let sha = fetch::sha256_file(&pins_path)?;
+        if !fs::read_to_string(&stamp).is_ok_and(|s| s == sha) {
+            println!("assets: installing {name}");
+            install(&python, &pins_path)?;
+            fetch::write_whole(&stamp, sha.as_bytes())?;
+        }
     }
     Ok(python)
 }
