@@ -27,6 +27,9 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::models::{AdapterFault, AdapterLimits, Models};
 
+/// Threads that compile forms, beside those of the texts.
+pub const FORM_THREADS: usize = 2;
+
 /// A model as clients meet it.
 pub struct Served {
     /// What requests call it.
@@ -84,6 +87,8 @@ pub struct App {
     requests: AtomicU64,
     /// Made when the first request asks for a form.
     grammars: OnceLock<Grammars>,
+    /// Forms that may be compiled at a time.
+    compiling: Semaphore,
 }
 
 impl App {
@@ -117,6 +122,7 @@ impl App {
             created: now(),
             requests: AtomicU64::new(0),
             grammars: OnceLock::new(),
+            compiling: Semaphore::new(FORM_THREADS),
         }))
     }
 
@@ -175,12 +181,15 @@ impl App {
         })
     }
 
-    /// Compiles a form that the field `param` asked for, on a thread of its own.
+    /// Compiles a form that the field `param` asked for, on a thread of its own. Few at a time: one may take two seconds, and the
+    /// others' prompts need threads, too.
     ///
     /// # Errors
     /// 400 for a form that is wrong, too large or too complex.
     pub async fn grammar(self: &Arc<App>, param: &str, form: Form) -> Result<Grammar, ApiError> {
         let app = self.clone();
+        // It is never closed.
+        let _turn = self.compiling.acquire().await.map_err(|_| ApiError::internal("forms are compiled no more"))?;
         let compiled = tokio::task::spawn_blocking(move || app.grammars()?.compile(&form)).await;
         compiled
             .map_err(|_| ApiError::internal("the answer's form could not be compiled"))?

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::app::App;
+use crate::app::{App, FORM_THREADS};
 use crate::connection;
 use crate::router::router;
 
@@ -67,7 +67,7 @@ pub fn run(
 ) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(TEXT_THREADS)
+        .max_blocking_threads(TEXT_THREADS + FORM_THREADS)
         .build()
         .map_err(ServeError::Start)?;
     runtime.block_on(async {
