@@ -86,7 +86,7 @@ fn a_prompt_is_answered_through_the_template_or_raw() {
 const MESSAGES: &str = "{% for m in messages %}{{ m['role'][0] + ':' + m['content'] + eos_token }}{% endfor %}\
                         {% if add_generation_prompt %}a:{% endif %}";
 
-/// The model is random: what it may say besides a call is one word, so that both come about.
+/// The model is random: what it may say besides a call is one value, which begins in this way or that, so that both come about.
 #[test]
 fn functions_are_called_whole_and_with_objects() {
     let template = format!("{{% if tools %}}{{{{ tools | length }}}}{{% endif %}}{{# <tool_call> #}}{MESSAGES}");
@@ -94,17 +94,16 @@ fn functions_are_called_whole_and_with_objects() {
     let x = json!({"type": "object", "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 9}},
         "required": ["x"], "additionalProperties": false});
     let tools = json!([{"type": "function", "function": {"name": "point", "description": "a point", "parameters": x}}]);
+    let values = [json!("no"), json!(7), json!(true), Value::Null, json!([])];
     let body = |seed: usize, stream: bool| {
-        json!({"messages": [{"role": "user", "content": "x"}], "tools": tools, "format": {"const": "no"}, "stream": stream,
-            "options": {"temperature": 1.0, "seed": seed, "num_predict": 150}})
+        let user = json!({"role": "user", "content": "x".repeat(seed)});
+        json!({"messages": [user], "tools": tools, "format": {"const": values[seed % 5]}, "stream": stream,
+            "options": {"temperature": 2.0, "seed": seed, "num_predict": 100}})
     };
     let (mut said, mut called) = (0, 0);
     for seed in 0..40 {
         let whole = server.post("/api/chat", &body(seed, false)).json();
         assert_eq!((&whole["done"], &whole["message"]["role"]), (&json!(true), &json!("assistant")), "{whole}");
-        if whole["done_reason"] != "stop" {
-            continue;
-        }
         let calls = &whole["message"]["tool_calls"];
         let pieces = lines(&server.post("/api/chat", &body(seed, true)));
         let text: String = pieces.iter().map(|piece| piece["message"]["content"].as_str().unwrap()).collect();
@@ -112,9 +111,10 @@ fn functions_are_called_whole_and_with_objects() {
         let of_pieces: Vec<Value> = of_pieces.cloned().collect();
         let made = calls.as_array().cloned().unwrap_or_default();
         assert_eq!((json!(text), of_pieces), (whole["message"]["content"].clone(), made));
-        assert_eq!(pieces.last().unwrap()["done_reason"], "stop");
+        // One call may follow another until the limit cuts the last: it is not told.
+        assert_eq!(pieces.last().unwrap()["done_reason"], whole["done_reason"]);
         match calls.as_array() {
-            None => said += usize::from(text == "\"no\""),
+            None => said += usize::from(text == values[seed % 5].to_string()),
             Some(calls) => {
                 called += 1;
                 for call in calls {
@@ -125,7 +125,7 @@ fn functions_are_called_whole_and_with_objects() {
             }
         }
     }
-    assert!(said > 0 && called > 0, "{said} words, {called} calls");
+    assert!(said > 0 && called > 0, "{said} values, {called} calls");
 }
 
 /// Without ids, and with arguments that are objects, a conversation is the prompt that it is on the OpenAI path.
