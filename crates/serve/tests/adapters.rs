@@ -147,7 +147,7 @@ fn metrics_name_the_adapters_that_run() {
     common::eventually("it is named", || {
         let mut body = common::four(1);
         (body["model"], body["n"]) = ("one".into(), 8.into());
-        let streams = [0; 4].map(|_| server.send("POST", "/v1/completions", "", body.to_string()));
+        let streams = [0; 4].map(|_| server.send("POST", "/v1/completions", "", &body.to_string()));
         let named = info("one");
         streams.into_iter().for_each(|stream| drop(read(stream)));
         named

@@ -253,7 +253,7 @@ impl Target {
                 (status, to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec())
             }),
             Target::Program(server) => {
-                let answer = read(server.send("POST", path, &format!("Authorization: {ADMIN}\r\n"), body));
+                let answer = read(server.send("POST", path, &format!("Authorization: {ADMIN}\r\n"), &body));
                 (answer.status, answer.body.into_bytes())
             }
         }

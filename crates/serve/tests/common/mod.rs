@@ -208,7 +208,7 @@ impl Server {
         }
     }
 
-    pub fn send(&self, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> TcpStream {
+    pub fn send(&self, method: &str, path: &str, headers: &str, body: &(impl AsRef<[u8]> + ?Sized)) -> TcpStream {
         let body = body.as_ref();
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(patience())).unwrap();
