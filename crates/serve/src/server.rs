@@ -157,6 +157,21 @@ async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Nobody takes them here, so that the queue alone decides.
+    #[test]
+    fn as_many_may_wait_as_there_are_connections() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        for connections in [40, 200] {
+            let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), connections).unwrap();
+            let address = listener.local_addr().unwrap();
+            let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok();
+            let waiting: Vec<_> = (0..connections + 2 * REFUSALS).map_while(|_| connect()).collect();
+            let (room, found) = (connections + REFUSALS, waiting.len());
+            assert!((room..=room + 2).contains(&found), "{found} wait where {room} have room");
+        }
+    }
+
     #[test]
     fn the_refusal_is_an_error_of_the_api() {
         let (head, body) = TOO_MANY.split_once("\r\n\r\n").unwrap();
