@@ -1,16 +1,19 @@
 //! Times one sequence as `llama-bench` does: a random prompt to its first token, and tokens after it from a cache that holds
 //! `depth` tokens. Unlike there, choosing the token and its probability is in the time. Prints one line of JSON: medians.
 //!
-//! `bench_decode MODEL [--prompt 512] [--tokens 128] [--depth 0] [--runs 3] [--threads 2] [--exact]`
+//! With `--rows`, passes of the model instead, without choosing tokens: of 1, 2, 4 … rows that belong to as many sequences, and of
+//! as many rows of one sequence, as when drafts are verified; each after `depth` tokens. A line for each: medians of `tokens` passes.
+//!
+//! `bench_decode MODEL [--prompt 512] [--tokens 128] [--depth 0] [--runs 3] [--threads 2] [--rows 0] [--exact]`
 
 use std::path::Path;
 use std::time::Instant;
 
 use ounce_engine::sampler::{SamplingParams, philox2x64};
 use ounce_engine::{Engine, Output, Request, Settings};
-use ounce_model::Model;
-use ounce_tensor::Device;
-use ounce_tensor::kernels::Cpu;
+use ounce_model::{Kv, Model, Part};
+use ounce_tensor::kernels::{CacheType, Cpu};
+use ounce_tensor::{BLOCK, Device};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +30,9 @@ fn main() {
     let model = Model::load(&device, &checkpoint, context).unwrap_or_else(|e| panic!("{e}"));
     let vocab = model.config.vocab_size as u64;
     let int8 = !args.iter().any(|a| a == "--exact");
+    if number("rows", 0) > 0 {
+        return passes(&device, model, depth, number("rows", 0), tokens, int8);
+    }
     let mut engine = Engine::new(&device, model, Settings { slots: 1, context, int8, ..Settings::default() });
 
     // Every prompt is another one, or the engine would remember it instead of computing it.
@@ -55,6 +61,45 @@ fn main() {
         median(&mut decode),
         peak_rss_mib(),
     );
+}
+
+/// Times passes of up to `most` rows, all sizes in turn.
+fn passes(device: &Device, mut model: Model, depth: usize, most: usize, times: usize, int8: bool) {
+    if int8 {
+        model.interleave(device);
+    }
+    let vocab = model.config.vocab_size as u64;
+    let each = (depth + most).div_ceil(BLOCK);
+    let mut kv = Kv::new(device, &model.config, CacheType::F32, most * each);
+    let blocks: Vec<u32> = (0..(most * each) as u32).collect();
+    let token = |i: usize| (philox2x64([i as u64, 0], 0)[0] % vocab) as u32;
+    let tokens: Vec<u32> = (0..depth + most).map(token).collect();
+    let mut pass = |parts: &[Part]| {
+        let rows = kv.begin(parts);
+        let wanted: Vec<u32> = (0..rows.ids.len() as u32).collect();
+        let started = Instant::now();
+        model.infer(device, &rows, &mut kv, &wanted, int8).unwrap_or_else(|e| panic!("{e}"));
+        1e3 * started.elapsed().as_secs_f64()
+    };
+    if depth > 0 {
+        for blocks in blocks.chunks(each) {
+            pass(&[Part { tokens: &tokens[..depth], past: 0, blocks }]);
+        }
+    }
+    let sizes: Vec<usize> = std::iter::successors(Some(1), |n| Some(2 * n)).take_while(|n| *n <= most).collect();
+    let mut ms = vec![[Vec::new(), Vec::new()]; sizes.len()];
+    for _ in 0..times {
+        for (&n, ms) in sizes.iter().zip(&mut ms) {
+            let part = |(i, blocks)| Part { tokens: &tokens[i..i + 1], past: depth, blocks };
+            let sequences: Vec<Part> = blocks.chunks(each).take(n).enumerate().map(part).collect();
+            ms[0].push(pass(&sequences));
+            ms[1].push(pass(&[Part { tokens: &tokens[depth..depth + n], past: depth, blocks: &blocks[..each] }]));
+        }
+    }
+    for (rows, ms) in sizes.iter().zip(&mut ms) {
+        let [sequences, one] = ms.each_mut().map(|ms| median(ms));
+        println!("{{\"rows\":{rows},\"sequences_ms\":{sequences:.3},\"one_sequence_ms\":{one:.3}}}");
+    }
 }
 
 /// Runs one request; the seconds from its start to each of its tokens.
