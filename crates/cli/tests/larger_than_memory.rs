@@ -119,9 +119,48 @@ fn activations_on_disk_give_the_same_bytes_and_leave_nothing_there() {
     assert_eq!(names("kept"), names("away"));
 }
 
+/// A person whose disk is slow, or not to be worn, hears what is missing instead, and nothing is written.
+#[test]
+fn a_run_that_may_not_use_the_disk_is_refused_with_the_numbers() {
+    let place = Place::new();
+    wide_model(&place);
+    place.echo_rows("d.jsonl", "abcdefghijklmnop");
+    let full: &[&str] = &["--method", "full", "--gradients", "update_now", "--set", "max_grad_norm=0"];
+    let methods: [(&[&str], u64, &str); 2] = [(&[], 11, "streamed"), (full, 40, "tiered")];
+    for (method, less_mib, way) in methods {
+        let roomy = plan(&place, &["plan", "tune"], &[method, &["--json", "--offload", "none"]].concat());
+        assert_eq!(roomy["weights"], "mapped");
+        let limit = (roomy["memory"]["total_bytes"].as_u64().unwrap() - (less_mib << 20)).to_string();
+        let tight = plan(&place, &["plan", "tune"], &[method, &["--json", "--mem", &limit]].concat());
+        assert_eq!(tight["weights"], way);
+        let tune = ["tune", "wide", "--data", "d.jsonl", "--max-length", "32", "--max-steps", "6", "--seed", "3"];
+        let never = ["--out", "run", "--mem", &limit, "--offload", "none"];
+        let ran = place.run(&[&tune[..], method, &never].concat());
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("error[O0231]: the run needs ") && ran.stderr.contains(", limit is "),
+            "{}",
+            ran.stderr
+        );
+        assert!(ran.stderr.contains("help: let what does not fit wait on disk: --offload disk"), "{}", ran.stderr);
+        assert!(!place.path("run").exists(), "the run has begun");
+        // A file system in memory is no way out either, and that is said.
+        let shm = tempfile::tempdir_in("/dev/shm").unwrap();
+        let there = shm.path().join("run");
+        let ran = place.run(&[&tune[..], method, &["--out", there.to_str().unwrap(), "--mem", &limit]].concat());
+        match way {
+            "tiered" => {
+                assert!(ran.code == Some(2) && ran.stderr.contains("nothing can wait on disk"), "{}", ran.stderr)
+            }
+            // The base model lies on a disk all the same.
+            _ => assert_eq!(ran.code, Some(0), "{}", ran.stderr),
+        }
+    }
+}
+
 /// A limit on the length of files stands for a full disk.
 #[test]
-fn a_disk_without_room_for_activations_is_found_before_training() {
+fn a_disk_without_room_is_found_before_training() {
     let place = Place::new();
     wide_model(&place);
     place.echo_rows("d.jsonl", "abcdefghijklmnop");
@@ -134,6 +173,21 @@ fn a_disk_without_room_for_activations_is_found_before_training() {
     let stderr = String::from_utf8_lossy(&ran.stderr);
     assert_eq!(ran.status.code(), Some(75), "{stderr}");
     assert!(stderr.contains("more for the scratch file in") && stderr.contains("activations=recompute"), "{stderr}");
+    assert!(!place.path("run").exists(), "the run has begun");
+    // And for what is trained: 80 MB here.
+    let script = format!(
+        "ulimit -f 64; exec {} tune wide --data d.jsonl --max-length 32 --max-steps 3 --out run --mem 60MiB --method full \
+         --gradients update_now --set max_grad_norm=0",
+        env!("CARGO_BIN_EXE_ounce")
+    );
+    let mut command = std::process::Command::new("sh");
+    let ran = command.args(["-c", &script]).current_dir(place.dir.path()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(75), "{stderr}");
+    assert!(
+        stderr.contains("more for the scratch file in") && stderr.contains("help: choose an --out on a larger disk"),
+        "{stderr}"
+    );
     assert!(!place.path("run").exists(), "the run has begun");
 }
 

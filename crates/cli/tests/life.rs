@@ -239,6 +239,15 @@ fn a_run_that_cannot_fit_is_refused_before_it_starts() {
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
     assert!(refused.stderr.contains("error[O0231]: the run needs "), "{}", refused.stderr);
     assert!(!place.path("x").exists());
+    // Adapters that no machine could hold are counted, not made.
+    let rank = ["--rank", "100000000"];
+    let refused =
+        place.run(&[&["tune", "tiny", "--data", "d.jsonl", "--max-length", "32", "--out", "x"][..], &rank].concat());
+    assert!(
+        refused.code == Some(2) && refused.stderr.contains("help: smaller adapters: a lower --rank"),
+        "{}",
+        refused.stderr
+    );
     let plan = place.ok(&["plan", "tune", "tiny", "--data", "d.jsonl", "--max-length", "32", "--json"]);
     let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
     assert!(plan["memory"]["activations_bytes"].as_u64() > Some(0) && plan["time"]["steps"] == 1, "{plan}");

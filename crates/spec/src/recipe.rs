@@ -29,6 +29,7 @@ pub struct Recipe {
     pub compute: Compute,
     pub master_weights: MasterWeights,
     pub activations: Activations,
+    pub offload: Offload,
     pub seed: u64,
     pub out: String,
     pub log_every: usize,
@@ -203,6 +204,18 @@ pub enum Activations {
     Offload,
 }
 
+/// Where what does not fit into memory may be while a run trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Offload {
+    /// Activations, trained weights and their optimizer state wait on the disk of the run, and a base model is streamed from
+    /// its file, as far as that is what it takes to fit, or faster.
+    #[default]
+    Disk,
+    /// Nowhere: a run that does not fit is refused.
+    None,
+}
+
 impl Default for Recipe {
     fn default() -> Self {
         Recipe {
@@ -222,6 +235,7 @@ impl Default for Recipe {
             compute: Compute::Bf16,
             master_weights: MasterWeights::F32,
             activations: Activations::Auto,
+            offload: Offload::Disk,
             seed: 0,
             out: String::new(),
             log_every: 1,

@@ -80,6 +80,9 @@ pub struct Args {
     /// Go on with a run that was stopped or killed
     #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "config", "data", "valid", "out"])]
     pub resume: Option<PathBuf>,
+    /// Where what does not fit into memory may be: disk, or none to be refused instead [default: disk]
+    #[arg(long, value_name = "WHERE")]
+    pub offload: Option<String>,
     /// Memory that the run may use, such as 6GiB [default: what this process may have]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub mem: Option<usize>,
@@ -116,6 +119,7 @@ impl Args {
             ("--max-length", "data.max_length", self.max_length.as_ref().map(count)),
             ("--compute", "compute", self.compute.as_ref().map(text)),
             ("--master-weights", "master_weights", self.master_weights.as_ref().map(text)),
+            ("--offload", "offload", self.offload.as_ref().map(text)),
             ("--seed", "seed", self.seed.map(|n| Value::Int(n.into()))),
             ("--out", "out", self.out.as_ref().map(text)),
         ] {

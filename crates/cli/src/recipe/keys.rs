@@ -126,6 +126,12 @@ pub const KEYS: &[Key] = &[
         "keep activations for the backward pass in memory, make them again, or let them wait on disk; auto: what is fastest \
          within the memory limit",
     ),
+    key(
+        "offload",
+        Kind::Choice(&["disk", "none"]),
+        "where what does not fit into memory may be: on disk (base weights read from their file, activations, what full tuning \
+         trains), or nowhere, so that such a run is refused",
+    ),
     key("seed", count(0), "seed of everything random"),
     key("out", Kind::Text, "directory of the run"),
     key("log_every", count(1), "steps between lines of metrics.jsonl"),

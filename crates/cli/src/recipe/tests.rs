@@ -148,6 +148,13 @@ fn what_cannot_go_together_is_refused_with_what_to_set() {
           remove master_weights, or set method: full"
         ]
     );
+    assert_eq!(
+        faults("activations: offload\noffload: none\n"),
+        [
+            "recipe: activations: offload puts them on disk, and offload: none keeps everything off it; set activations: auto or \
+             recompute, or offload: disk"
+        ]
+    );
     let recipe = read("method: full\nmaster_weights: none\n").unwrap().recipe;
     assert_eq!(recipe.master_weights, MasterWeights::None);
     let recipe = read("gradients: update_now\nmax_grad_norm: 0\n").unwrap().recipe;

@@ -1,7 +1,7 @@
 //! What is wrong with settings that are each in order: checks over the whole recipe, once all of its sources are in.
 
 use ounce_spec::Recipe;
-use ounce_spec::recipe::{Compute, Gradients, MasterWeights, Method};
+use ounce_spec::recipe::{Activations, Compute, Gradients, MasterWeights, Method, Offload};
 
 use super::Fault;
 
@@ -47,6 +47,12 @@ pub fn faults(recipe: &Recipe) -> Vec<Fault> {
             "master_weights: none is for method: full; adapters are f32, and the base model stays as it is stored"
                 .into(),
             "remove master_weights, or set method: full",
+        );
+    }
+    if recipe.offload == Offload::None && recipe.activations == Activations::Offload {
+        fault(
+            "activations: offload puts them on disk, and offload: none keeps everything off it".into(),
+            "set activations: auto or recompute, or offload: disk",
         );
     }
     faults

@@ -37,9 +37,9 @@ pub use save::write_error;
 
 pub fn run(context: &Context, args: Args) -> Result<Exit> {
     let mut recipe = complete(context, &args)?;
-    if recipe.out.is_empty() {
+    let chosen = recipe.out.is_empty();
+    if chosen {
         recipe.out = free_run_directory();
-        context.out.note(format!("run directory: {}", recipe.out));
     }
     let dir = PathBuf::from(&recipe.out);
     if args.resume.is_none() && (dir.join(METRICS).exists() || dir.join(RECIPE).exists()) {
@@ -54,6 +54,9 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
             false => context.out.piece(&format!("{}\n{}", recipe::to_yaml(&recipe), super::plan::draw(&plan))),
         }
         return Ok(Exit::Done);
+    }
+    if chosen {
+        context.out.note(format!("run directory: {}", recipe.out));
     }
     context.out.note(format!(
         "forecast: {} of memory, {}",

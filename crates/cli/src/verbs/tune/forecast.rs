@@ -1,15 +1,16 @@
 //! The forecast of a run: its own batches through its own code on the dry device, over this machine's measured speed.
 
+use std::path::Path;
 use std::time::Instant;
 
 use ounce_data::Batch;
 use ounce_formats::{Checkpoint, scratch};
 use ounce_plan::{Calibration, DoesNotFit, Facts, Shapes, Tiered, choose, disk};
-use ounce_spec::plan::{Policy, Residency};
-use ounce_spec::recipe::{Activations, Method};
+use ounce_spec::plan::{MemoryForecast, Policy, Residency};
+use ounce_spec::recipe::{Activations, Method, Offload};
 use ounce_spec::{Plan, Recipe};
 use ounce_tensor::kernels::{AttnShape, In};
-use ounce_tensor::{Device, Elem, Weight};
+use ounce_tensor::{Device, Elem, Purpose, Weight};
 use ounce_train::Trainer;
 
 use super::setup::{self, Prepared};
@@ -88,7 +89,8 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: usize) ->
     let whole = matches!(&plan, Ok(plan) if plan.activations.iter().all(|policy| *policy == Policy::Keep));
     let dir = setup::existing(recipe.out.as_ref());
     let mut on_disk = None;
-    if !whole {
+    let mut no_disk = in_memory(recipe, &dir);
+    if !whole && recipe.offload == Offload::Disk {
         // Only now are disks' speeds worth measuring.
         let mut rates = Vec::new();
         let wanted = match recipe.activations {
@@ -107,6 +109,13 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: usize) ->
                 // What a run that is prepared has taken already is not free any more.
                 let enough = free.saturating_add(prepared.trainer.file_bytes() as u64) >= disk_bytes as u64;
                 facts.tiered = enough.then_some(Tiered { disk_bytes, optimizer_bytes });
+                no_disk = (!enough).then(|| {
+                    let (needed, free) = (units::bytes(disk_bytes), units::bytes(free as usize));
+                    format!(
+                        "what is trained cannot wait on disk: it takes {needed}, and {free} are free in {}",
+                        dir.display()
+                    )
+                });
                 on_disk = Some(trainer);
             }
             calibration.write_bytes_s = found.write_bytes_s;
@@ -131,7 +140,7 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: usize) ->
             rehearsal = streamed;
         }
     }
-    let mut plan = plan.map_err(refused)?;
+    let mut plan = plan.map_err(|DoesNotFit { plan }| refused(&plan.memory, &plan.reasons, recipe, no_disk))?;
     if plan.weights == Residency::Tiered {
         rehearsal = on_disk.expect("it was rehearsed");
         if prepared.trainer.tiers.is_none() {
@@ -209,8 +218,39 @@ fn sample(prepared: &Prepared) -> (Vec<Batch>, f64, f64) {
     (chosen.map(|(_, batch)| batch).collect(), tokens, sequences)
 }
 
-fn refused(error: DoesNotFit) -> CliError {
-    let m = &error.plan.memory;
+/// Refuses a run whose trained parameters alone take more than `limit_bytes`, before any of them is made. `trainer` is a dry one;
+/// what its base model maps may be streamed, and does not count.
+pub fn refuse_hopeless(recipe: &Recipe, trainer: &Trainer, program_bytes: usize, limit_bytes: usize) -> Result<()> {
+    let memory = trainer.memory();
+    let live = |purpose: Purpose| memory.live_bytes[purpose as usize];
+    let least = MemoryForecast {
+        weights_bytes: live(Purpose::Weights),
+        adapters_bytes: live(Purpose::Adapters),
+        gradients_bytes: live(Purpose::Gradients),
+        optimizer_bytes: live(Purpose::Optimizer) + trainer.optimizer_bytes(),
+        activations_bytes: live(Purpose::Activations),
+        workspace_bytes: live(Purpose::Workspace),
+        program_bytes,
+        total_bytes: memory.live() + trainer.optimizer_bytes() + program_bytes,
+        limit_bytes,
+    };
+    match least.total_bytes <= limit_bytes {
+        true => Ok(()),
+        false => {
+            let why = ["this is the least, before a batch is looked at".to_owned()];
+            Err(refused(&least, &why, recipe, in_memory(recipe, &setup::existing(recipe.out.as_ref()))))
+        }
+    }
+}
+
+/// What a run that might use a disk has to know, where there is none.
+fn in_memory(recipe: &Recipe, dir: &Path) -> Option<String> {
+    (recipe.offload == Offload::Disk && scratch::is_memory(dir))
+        .then(|| format!("nothing can wait on disk: {} is in memory; an --out on a disk may help", dir.display()))
+}
+
+/// `no_disk`: why the disk was of no use.
+fn refused(m: &MemoryForecast, reasons: &[String], recipe: &Recipe, no_disk: Option<String>) -> CliError {
     let parts: Vec<String> =
         parts(m).iter().filter(|p| p.1 > 0).map(|(name, bytes)| format!("{name} {}", units::bytes(*bytes))).collect();
     let mut out = CliError::new(
@@ -218,7 +258,7 @@ fn refused(error: DoesNotFit) -> CliError {
         format!("the run needs {}, limit is {}", units::bytes(m.total_bytes), units::bytes(m.limit_bytes)),
     );
     out = out.detail(parts.join(" + "));
-    for reason in &error.plan.reasons {
+    for reason in reasons.iter().chain(&no_disk) {
         out = out.detail(reason.clone());
     }
     if m.gradients_bytes + m.optimizer_bytes > m.total_bytes / 2 {
@@ -228,8 +268,14 @@ fn refused(error: DoesNotFit) -> CliError {
              --master-weights none",
         );
     }
+    if m.adapters_bytes > m.total_bytes / 4 {
+        out = out.help("smaller adapters: a lower --rank, or fewer layers in lora.target");
+    }
     if m.activations_bytes > m.total_bytes / 4 {
         out = out.help("fewer tokens at a time: --batch-size 1 --gradient-accumulation 4, or a smaller --max-length");
+    }
+    if recipe.offload == Offload::None {
+        out = out.help("let what does not fit wait on disk: --offload disk (ounce plan tune says what that takes)");
     }
     out.help("a smaller or quantised base model, or a higher --mem if there is more than was seen")
 }

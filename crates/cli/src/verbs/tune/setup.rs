@@ -9,12 +9,13 @@ use ounce_formats::{Checkpoint, Kind, peft};
 use ounce_model::adapters::lora;
 use ounce_model::{LoadError, Model};
 use ounce_spec::Recipe;
-use ounce_spec::recipe::{Activations, Compute, Gradients, MasterWeights, Method};
+use ounce_spec::recipe::{Activations, Compute, Gradients, MasterWeights, Method, Offload};
 use ounce_tensor::kernels::Cpu;
 use ounce_tensor::{Device, Elem, ParamId};
 use ounce_train::{Scratch, Trainer};
 use sha2::{Digest, Sha256};
 
+use super::forecast;
 use crate::codes;
 use crate::error::{CliError, Place, Result, plural};
 use crate::model::{self, Text};
@@ -111,7 +112,10 @@ pub fn prepare(context: &Context, recipe: &Recipe, limit_bytes: usize) -> Result
     let least = program_bytes + in_memory.memory().live() + in_memory.optimizer_bytes();
     let trainer = match disk_for(recipe).filter(|_| least > limit_bytes) {
         Some(dir) => build_on_disk(&device, &checkpoint, recipe, &dir)?,
-        None => build(&device, &checkpoint, recipe)?,
+        None => {
+            forecast::refuse_hopeless(recipe, &in_memory, program_bytes, limit_bytes)?;
+            build(&device, &checkpoint, recipe)?
+        }
     };
     let files = data.train_files.into_iter().map(|file| file.path).collect();
     let origins = Origins { files, lines: data.train_lines };
@@ -146,16 +150,23 @@ pub fn build_on_disk(device: &Device, checkpoint: &Checkpoint, recipe: &Recipe, 
 
 /// A scratch file in `dir` that has `bytes` bytes.
 fn room(dir: &Path, bytes: usize) -> Result<ScratchFile> {
-    let file = ScratchFile::create(dir).map_err(scratch_error)?;
+    let help = |e| {
+        scratch_error(e)
+            .detail("weights and optimizer state of this run wait there, since they do not fit into memory")
+            .help("choose an --out on a larger disk, or train adapters: --method lora")
+            .help("or keep them in memory: a higher --mem, if there is more than was seen")
+    };
+    let file = ScratchFile::create(dir).map_err(help)?;
     // Given back at once: what was reserved stays the file's.
-    drop(file.reserve(bytes).map_err(scratch_error)?);
+    drop(file.reserve(bytes).map_err(help)?);
     Ok(file)
 }
 
 /// Where a run may keep on disk what it trains: only full tuning has much of it, and a file system in memory is no disk.
 pub fn disk_for(recipe: &Recipe) -> Option<PathBuf> {
     let dir = existing(recipe.out.as_ref());
-    (recipe.method == Method::Full && !scratch::is_memory(&dir)).then_some(dir)
+    let may = recipe.method == Method::Full && recipe.offload == Offload::Disk;
+    (may && !scratch::is_memory(&dir)).then_some(dir)
 }
 
 /// `dir`, or the directory that it will be made in: both are on the same disk.
@@ -274,8 +285,9 @@ impl Prepared {
         let mut fixed = recipe.clone();
         fixed.out.clear();
         (fixed.log_every, fixed.save_every, fixed.save_limit) = (0, 0, 0);
-        // Recomputed and offloaded activations have the bits of kept ones, so a run may go on where there is less memory.
+        // Where something waits changes no bit, nor does computing it again, so a run may go on where there is less memory.
         fixed.activations = Activations::default();
+        fixed.offload = Offload::default();
         // A model that was moved is the same model, and another one under the same name is not.
         fixed.model.clear();
         let json = serde_json::to_vec(&fixed).expect("plain data with text keys");
