@@ -1,12 +1,19 @@
 //! Times everything but the matrix products at the shapes of a 135M model on a batch of 2048 tokens.
-//! `bench_ops [name filter] [threads]`: median of some runs, with GB/s of memory traffic or GFLOP/s of products.
+//! `bench_ops [name filter] [threads]`: median of some runs, with GB/s of memory traffic or GFLOP/s of products, each also as a share
+//! of the limit measured at the start: reading from memory (a cache may give more), or products of that type.
 
 use std::time::Instant;
 
 use ounce_kernels::{Act, AdamW, AttnShape, BLOCK, Cpu, In, Isa, Map8, Out, Rounding, Sgd, Span, Stored, bf16};
 
+/// Bytes that no cache holds.
+const MEMORY: usize = 256 << 20;
+
 struct Bench {
     filter: String,
+    f32_flops: f64,
+    bf16_flops: f64,
+    bytes_s: f64,
 }
 
 enum Work {
@@ -29,10 +36,12 @@ impl Bench {
         }
         times.sort_by(f64::total_cmp);
         let median = times[times.len() / 2];
-        match work {
-            Work::Bytes(n) => println!("{name:44} {:9.3} ms {:8.1} GB/s", median * 1e3, n as f64 / median / 1e9),
-            Work::Flops(n) => println!("{name:44} {:9.3} ms {:8.1} GFLOP/s", median * 1e3, n / median / 1e9),
-        }
+        let (rate, limit, unit) = match work {
+            Work::Bytes(n) => (n as f64 / median, self.bytes_s, "GB/s"),
+            Work::Flops(n) if name.contains("bf16") => (n / median, self.bf16_flops, "GFLOP/s"),
+            Work::Flops(n) => (n / median, self.f32_flops, "GFLOP/s"),
+        };
+        println!("{name:44} {:9.3} ms {:8.1} {unit:7} {:4.0} %", median * 1e3, rate / 1e9, 100.0 * rate / limit);
     }
 }
 
@@ -78,8 +87,17 @@ fn main() {
     let filter = args.next().unwrap_or_default();
     let threads = args.next().map_or(0, |n| n.parse().expect("a number of threads"));
     let cpu = Cpu::with_isa(threads, Isa::detect());
-    println!("{:?}, {} threads", cpu.isa(), cpu.threads());
-    let bench = Bench { filter };
+    let f32_flops = cpu.measure_f32_flops();
+    let bf16_flops = cpu.measure_bf16_flops().unwrap_or(f32_flops);
+    let bench = Bench { filter, f32_flops, bf16_flops, bytes_s: cpu.measure_read_bandwidth(MEMORY) };
+    println!(
+        "{:?}, {} threads; limits: f32 {:.0} and bf16 {:.0} GFLOP/s, memory {:.1} GB/s",
+        cpu.isa(),
+        cpu.threads(),
+        bench.f32_flops / 1e9,
+        bench.bf16_flops / 1e9,
+        bench.bytes_s / 1e9
+    );
     attention(&cpu, &bench);
     decode(&cpu, &bench);
     rows(&cpu, &bench);
