@@ -261,7 +261,7 @@ fn refused(m: &MemoryForecast, reasons: &[String], recipe: &Recipe, no_disk: Opt
     for reason in reasons.iter().chain(&no_disk) {
         out = out.detail(reason.clone());
     }
-    if m.gradients_bytes + m.optimizer_bytes > m.total_bytes / 2 {
+    if recipe.method == Method::Full && m.gradients_bytes + m.optimizer_bytes > m.total_bytes / 2 {
         out = out.help("train adapters instead of all weights: --method lora");
         out = out.help(
             "or keep less for each weight: --optimizer-state 8bit, --gradients update_now --set max_grad_norm=0, \
