@@ -268,7 +268,7 @@ fn refused(m: &MemoryForecast, reasons: &[String], recipe: &Recipe, no_disk: Opt
              --master-weights none",
         );
     }
-    if m.adapters_bytes > m.total_bytes / 4 {
+    if m.adapters_bytes > m.total_bytes / 8 {
         out = out.help("smaller adapters: a lower --rank, or fewer layers in lora.target");
     }
     if m.activations_bytes > m.total_bytes / 4 {
