@@ -9,7 +9,7 @@ use super::measure::Run;
 use super::options::Options;
 use super::table::{median, render, short, spread};
 use super::{Entry, Peers, built, busy, file_name, in_turn, kept, medians};
-use crate::proc;
+use crate::{place, proc};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Who {
@@ -42,8 +42,13 @@ pub fn run(options: &Options, peers: &Peers) -> Result<String, String> {
     let [peer, quantised] = peers.need(["llama/bin/llama-bench", "models/SmolLM2-135M-Instruct.Q4_1.gguf"])?;
     let mut files = vec![("Q4_1", quantised.clone())];
     if !options.quick {
-        for format in ["Q8_0", "BF16"] {
+        for format in ["Q4_0", "Q4_K_M", "Q8_0", "BF16"] {
             files.push((format, requantised(peers, &quantised, format)?));
+        }
+        // From `cargo xtask assets`.
+        let gemma = place::assets().join("models/gemma-3-270m-q4_k_m.gguf");
+        if gemma.exists() {
+            files.push(("Gemma 3 270M Q4_K_M", gemma));
         }
     }
     let ounce = built("ounce-cli", None)?;
