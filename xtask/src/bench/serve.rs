@@ -275,7 +275,8 @@ mod tests {
             let setting = Setting { who, streams: 4 };
             proc::shown(&command(&setting, Path::new("it"), Path::new("m.gguf"), &options))
         };
-        assert_eq!(shown(Who::Ours), "it serve m.gguf --port 0 --json --threads 2 --context 512 --parallel 4");
+        let ours = "it serve m.gguf --port 0 --json --threads 2 --context 512 --parallel 4 --speculate 0";
+        assert_eq!(shown(Who::Ours), ours);
         assert_eq!(shown(Who::Peer), "it -m m.gguf --host 127.0.0.1 -ngl 0 -t 2 -tb 2 -c 2048 -np 4");
         let load = load_flags(4, &options).join(" ");
         assert!(load.ends_with("--concurrency 4 --requests 12 --warmup 2 --prompt-tokens 128 --tokens 128"), "{load}");
