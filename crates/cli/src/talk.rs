@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ounce_engine::{Engine, Failure, Finish, Refusal, Request, Settings, TextStream};
 use ounce_formats::template::{ChatTemplate, RenderOptions};
-use ounce_formats::{Checkpoint, TensorData, peft, prompt};
+use ounce_formats::{Checkpoint, peft, prompt};
 use ounce_model::Model;
 use ounce_model::adapters::lora;
 use ounce_plan::probe;
@@ -91,10 +91,14 @@ impl Speaker {
             speculate: flags.speculate.into(),
             ..Settings::default()
         };
-        let draft = flags.draft_model.as_deref().filter(|_| flags.speculate > 0);
+        if flags.draft_model.is_some() && flags.speculate == 0 {
+            return Err(CliError::new(&codes::USAGE, "--draft-model has no guesses to make: --speculate is 0")
+                .help("leave one of the two out"));
+        }
+        let draft = flags.draft_model.as_deref();
         let draft = draft.map(|name| draft::open(context, name, &device, &text.tokenizer, &settings)).transpose()?;
         let limit = flags.mem.unwrap_or_else(probe::usable_memory_bytes);
-        let weights = held(&checkpoint, flags.exact);
+        let weights = held(&checkpoint);
         let guessing = draft.as_ref().map_or(0, |draft| draft.bytes);
         let need = ounce_train::resident::bytes() + weights + settings.cache_bytes(&model.config) + guessing;
         if need > limit {
@@ -189,14 +193,9 @@ impl Speaker {
     }
 }
 
-/// Memory for the weights of a model.
-fn held(checkpoint: &Checkpoint, exact: bool) -> usize {
-    checkpoint.tensors.iter().map(|(_, tensor)| held_bytes(tensor, exact)).sum()
-}
-
-/// Memory for a tensor: its bytes, and those of quantised ones once more, laid out for int8 products.
-fn held_bytes(tensor: &TensorData, exact: bool) -> usize {
-    if tensor.dtype.is_quantized() && !exact { 2 * tensor.bytes.len() } else { tensor.bytes.len() }
+/// Memory for the weights of a model: as they are in their file. Those that are laid out anew let the file's pages go.
+fn held(checkpoint: &Checkpoint) -> usize {
+    checkpoint.tensors.iter().map(|(_, tensor)| tensor.bytes.len()).sum()
 }
 
 fn attach(model: &mut Model, device: &Device, dir: &str) -> Result<()> {

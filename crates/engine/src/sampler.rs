@@ -12,7 +12,7 @@ mod stop;
 use std::collections::HashMap;
 
 pub use params::{MAX_LOGIT_BIAS, MAX_STOP_BYTES, MAX_STOPS, ParamError, SamplingParams};
-pub use random::{philox2x64, uniform};
+pub use random::{Dice, philox2x64, uniform};
 pub use stop::{Emitted, StopMatcher};
 
 use ounce_tensor::kernels::scores;
@@ -153,8 +153,9 @@ fn collect(candidates: &mut Vec<Candidate>, scores: &[f32], max: f32, p: &Sampli
     let mut floor = if k > 0 && k < scores.len() { filters::kth_largest(scores, k) } else { f32::NEG_INFINITY };
     // Where all are candidates, most are too unlikely to pass.
     let all = floor == f32::NEG_INFINITY && max.is_finite();
-    let total = if all && p.top_p < 1.0 { scores::exp_sums(scores, max, scale(p.temperature)).sum() } else { 0.0 };
-    if total > 0.0 {
+    let total = || scores::exp_sums(scores, max, scale(p.temperature)).sum::<f64>();
+    let total = (all && p.top_p < 1.0).then(total);
+    if let Some(total) = total {
         // Those below this weigh less than 1 - top_p together, so the others reach top_p without them.
         let weight = f64::from(1.0 - p.top_p) * total / scores.len() as f64;
         floor = below(max, p.temperature, weight);
@@ -175,7 +176,7 @@ fn collect(candidates: &mut Vec<Candidate>, scores: &[f32], max: f32, p: &Sampli
             }
         }
     }
-    f64::from(p.top_p) * if total > 0.0 { total } else { filters::total(candidates) }
+    f64::from(p.top_p) * total.unwrap_or_else(|| filters::total(candidates))
 }
 
 /// A score whose weight is a little below `weight`.

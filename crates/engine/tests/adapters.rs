@@ -1,13 +1,10 @@
 //! Adapters beside each other: a sequence among others has the bits that it has alone on a model with its adapter attached;
 //! adapters come and go while others run.
 
-mod common;
-
 use std::collections::HashMap;
 use std::path::Path;
 
-use common::Dice;
-use ounce_engine::sampler::SamplingParams;
+use ounce_engine::sampler::{Dice, SamplingParams};
 use ounce_engine::{AdapterId, Engine, Output, Refusal, Request, SeqId, Settings};
 use ounce_formats::peft::{self, AdapterConfig, Side};
 use ounce_formats::{TensorData, Tensors};

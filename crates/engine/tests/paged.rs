@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Answers, Dice, answer, engine, prompt, request, settings};
+use common::{Answers, answer, engine, prompt, request, settings};
+use ounce_engine::sampler::Dice;
 use ounce_engine::{Output, Request, SeqId, Settings};
 use ounce_tensor::kernels::CacheType;
 

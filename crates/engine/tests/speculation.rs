@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{Answer, Answers, Dice, answer, engine, model, model_for, prompt, request, settings};
-use ounce_engine::sampler::SamplingParams;
+use common::{Answer, Answers, answer, engine, model, model_for, prompt, request, settings};
+use ounce_engine::sampler::{Dice, SamplingParams};
 use ounce_engine::{Engine, Finish, Output, Request, SeqId, Settings, ShortDraft, Speculated};
 use ounce_tensor::kernels::CacheType;
 

@@ -5,7 +5,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Dice, draw, tokenizer};
+use common::{draw, tokenizer};
+use ounce_engine::sampler::Dice;
 use ounce_grammar::{Form, Grammars};
 use serde_json::{Map, Value, json};
 

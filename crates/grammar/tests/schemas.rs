@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Dice, Ended, draw, tokenizer};
+use common::{Ended, draw, tokenizer};
+use ounce_engine::sampler::Dice;
 use ounce_grammar::{Form, Grammars};
 use serde_json::{Map, Value, json};
 

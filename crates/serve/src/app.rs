@@ -88,7 +88,7 @@ pub struct App {
     /// Made when the first request asks for a form.
     grammars: OnceLock<Grammars>,
     /// Forms that may be compiled at a time.
-    compiling: Semaphore,
+    compiling: Arc<Semaphore>,
 }
 
 impl App {
@@ -122,7 +122,7 @@ impl App {
             created: now(),
             requests: AtomicU64::new(0),
             grammars: OnceLock::new(),
-            compiling: Semaphore::new(FORM_THREADS),
+            compiling: Arc::new(Semaphore::new(FORM_THREADS)),
         }))
     }
 
@@ -189,8 +189,14 @@ impl App {
     pub async fn grammar(self: &Arc<App>, param: &str, form: Form) -> Result<Grammar, ApiError> {
         let app = self.clone();
         // It is never closed.
-        let _turn = self.compiling.acquire().await.map_err(|_| ApiError::internal("forms are compiled no more"))?;
-        let compiled = tokio::task::spawn_blocking(move || app.grammars()?.compile(&form)).await;
+        let turn = self.compiling.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| ApiError::internal("forms are compiled no more"))?;
+        let compiled = tokio::task::spawn_blocking(move || {
+            // The thread's, not the request's: a client that leaves ends no compilation.
+            let _turn = turn;
+            app.grammars()?.compile(&form)
+        })
+        .await;
         compiled
             .map_err(|_| ApiError::internal("the answer's form could not be compiled"))?
             .map_err(|e| ApiError::field(param, format!("{param} cannot be used: {e}")))

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Answer, Dice, Server, engine, read, served};
+use common::{Answer, Server, engine, read, served};
+use ounce_engine::sampler::Dice;
 use ounce_engine::sampler::SamplingParams;
 use ounce_engine::{Engine, Request};
 use ounce_formats::peft::{self, AdapterConfig, Side};
@@ -22,7 +23,7 @@ const ADMIN: &str = "Authorization: Bearer admin\r\n";
 
 /// An adapter on the attention of both layers, which changes every answer.
 fn tensors(seed: u64) -> Tensors {
-    let (mut dice, mut tensors) = (Dice(seed), Tensors::new());
+    let (mut dice, mut tensors) = (Dice::new(seed), Tensors::new());
     for layer in 0..2 {
         for (module, n, k) in [("q_proj", 32, 24), ("v_proj", 16, 24), ("o_proj", 24, 32)] {
             let module = format!("model.layers.{layer}.self_attn.{module}");
@@ -373,7 +374,7 @@ fn hostile_files_are_refused_with_their_faults_and_the_server_goes_on() {
     let answer = load(&small, "good", &good);
     assert!(answer.status == 400 && answer.body.contains("at most 1000"), "{}", answer.body);
     // Files with a few bytes changed: whatever comes of it, it is an answer, and one that was there stays.
-    let mut dice = Dice(5);
+    let mut dice = Dice::new(5);
     let mut counts = [0, 0];
     for _ in 0..300 {
         let (mut weights_now, mut settings_now) = (bytes.clone(), settings.clone());

@@ -9,7 +9,8 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Dice, Server, engine, eventually, four, is_program, is_soak, long, patience, pick, read, served};
+use common::{Server, engine, eventually, four, is_program, is_soak, long, patience, pick, read, served};
+use ounce_engine::sampler::Dice;
 use ounce_engine::sampler::SamplingParams;
 use ounce_engine::{Output, Request};
 use serde_json::json;
@@ -59,7 +60,7 @@ fn clients_that_leave_at_any_point_leave_nothing_behind() {
     let server = Server::open(4, 4 * clients, patience(), &[]);
     let next = AtomicUsize::new(0);
     crowd(16, |thread| {
-        let mut dice = Dice(thread as u64);
+        let mut dice = Dice::new(thread as u64);
         loop {
             let client = next.fetch_add(1, Ordering::Relaxed);
             if client >= clients {
@@ -126,7 +127,7 @@ fn four_times_too_much_work_costs_little_of_what_gets_done() {
 fn mixed_batches_give_each_prompt_its_own_answer() {
     // Prompts that begin alike, so that what the cache remembers of one is of use to another.
     let (batches, tokens) = (200, 12);
-    let mut dice = Dice(3);
+    let mut dice = Dice::new(3);
     let beginnings: Vec<Vec<u32>> = (0..4).map(|_| (0..12).map(|_| 3 + dice.roll(90) as u32).collect()).collect();
     let mut prompt = || {
         let mut ids = beginnings[dice.roll(4)].clone();

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -205,4 +207,31 @@ fn forms_that_take_long_hold_nobody_up() {
     );
     // Were a form compiled by either thread, some dozen of each would come between two forms.
     assert!(took > Duration::from_millis(500) && health > 200 && texts > 100, "{took:?} {health} {texts}");
+}
+
+/// A form is compiled to its end though its client has left: those who leave must not take the threads that prompts need.
+#[test]
+fn forms_of_clients_that_left_hold_nobody_up() {
+    let server = server();
+    let form = json!({"guided_regex": "a?".repeat(20_000)});
+    let began = Instant::now();
+    assert!(matches!(chat(&server, form.clone()).status, 200 | 400));
+    let one = began.elapsed();
+    let body =
+        json!({"messages": [{"role": "user", "content": "x"}], "guided_regex": form["guided_regex"]}).to_string();
+    for _ in 0..16 {
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length:";
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+        // Time to be read and to begin.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (began, text) = (Instant::now(), json!({"prompt": "x", "max_tokens": 4, "ignore_eos": true}));
+    for _ in 0..10 {
+        assert_eq!(server.post("/v1/completions", &text).status, 200);
+    }
+    let texts = began.elapsed();
+    // Behind sixteen forms they would wait for several of them.
+    println!("a form takes {one:?}, ten texts {texts:?}");
+    assert!(one > Duration::from_millis(100) && texts < 2 * one, "a form takes {one:?}, ten texts {texts:?}");
 }

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, header::AUTHORIZATION, header::HOST};
-use common::{Dice, Server, app_with_options, is_program, patience, pick, read};
+use common::{Server, app_with_options, is_program, patience, pick, read};
+use ounce_engine::sampler::Dice;
 use ounce_serve::{AdapterLimits, App, Options, router};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -97,7 +98,14 @@ const FIELDS: &[&str] = &[
 ];
 const ADMIN: &str = "Bearer admin";
 
-impl Dice {
+/// Writes what a client might send who means ill.
+struct Hostile(Dice);
+
+impl Hostile {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0.roll(sides)
+    }
+
     /// A value of any kind, in JSON.
     fn value(&mut self, depth: usize) -> String {
         const NUMBERS: [&str; 16] = [
@@ -150,7 +158,7 @@ impl Dice {
         }
     }
 
-    fn list(&mut self, mut one: impl FnMut(&mut Dice) -> String) -> String {
+    fn list(&mut self, mut one: impl FnMut(&mut Hostile) -> String) -> String {
         (0..self.roll(4)).map(|_| one(self)).collect::<Vec<_>>().join(", ")
     }
 
@@ -262,7 +270,7 @@ impl Target {
 
 /// One request of the stream, and the status of its answer, which must be one of the API's.
 fn one(target: &Target, at: usize) -> u16 {
-    let mut dice = Dice(at as u64);
+    let mut dice = Hostile(Dice::new(at as u64));
     let (path, body) = (PATHS[dice.roll(PATHS.len())], dice.body());
     let (status, answer) = target.send(path, body.clone());
     let shown = || String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned();

@@ -7,7 +7,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use common::{Dice, Server, eventually, four, long, patience, pick};
+use common::{Server, eventually, four, long, patience, pick};
+use ounce_engine::sampler::Dice;
 use serde_json::json;
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -67,7 +68,7 @@ fn memory_and_open_files_stay_what_they_were() {
             .map(|client| {
                 let server = &server;
                 scope.spawn(move || {
-                    let (mut dice, mut requests) = (Dice(client), 0);
+                    let (mut dice, mut requests) = (Dice::new(client), 0);
                     while Instant::now() < end {
                         request(server, &mut dice);
                         requests += 1;

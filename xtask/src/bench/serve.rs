@@ -184,7 +184,7 @@ impl Drop for Server {
 }
 
 /// The port in the address that ours prints when it is ready.
-fn said_port(lines: &mut impl BufRead) -> Option<u16> {
+pub(super) fn said_port(lines: &mut impl BufRead) -> Option<u16> {
     let found = lines.lines().map_while(Result::ok).find(|line| line.contains("\"url\""))?;
     let rest = found.split("127.0.0.1:").nth(1)?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()

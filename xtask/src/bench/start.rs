@@ -2,12 +2,13 @@
 //! memory, reads the prompt, and writes. Knows no rivals but needs the folder's model.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::options::Options;
+use super::serve::said_port;
 use super::table::{median, render, short, spread};
 use super::{Peers, built};
 
@@ -60,11 +61,9 @@ fn streamed(ounce: &Path, model: &Path, options: &Options) -> Result<f64, String
     command.arg("serve").arg(model).args(["--port", "0", "--json", "--threads", &options.threads.to_string()]);
     let began = Instant::now();
     let mut process = Process::start(&mut command)?;
-    let mut lines = (&mut process.out).lines().map_while(Result::ok);
-    let said = lines.find(|line| line.contains("\"url\"")).ok_or("ounce serve did not say where it listens")?;
-    let address = said.split("http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let port = said_port(&mut process.out).ok_or("ounce serve did not say where it listens")?;
     let fail = |e: std::io::Error| format!("ounce serve did not answer: {e}");
-    let mut stream = TcpStream::connect(address).map_err(fail)?;
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map_err(fail)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(fail)?;
     let messages = format!("[{{\"role\": \"user\", \"content\": \"{PROMPT}\"}}]");
     let body = format!("{{\"messages\": {messages}, \"max_tokens\": 16, \"stream\": true}}");

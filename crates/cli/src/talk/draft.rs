@@ -38,6 +38,6 @@ pub fn open(
             .help("a draft model is a smaller one of the same family, such as SmolLM2-135M for SmolLM2-1.7B"));
     }
     let model = Model::load(device, &checkpoint, settings.context).map_err(model_error)?;
-    let bytes = held(&checkpoint, false) + settings.cache_bytes(&model.config);
+    let bytes = held(&checkpoint) + settings.cache_bytes(&model.config);
     Ok(Draft { model, bytes })
 }

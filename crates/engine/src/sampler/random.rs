@@ -20,6 +20,30 @@ pub fn uniform(seed: u64, position: u64) -> f64 {
     (philox2x64([position, 0], seed)[0] >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// Numbers one after the other that depend on the seed only.
+#[derive(Clone, Debug)]
+pub struct Dice {
+    seed: u64,
+    drawn: u64,
+}
+
+impl Dice {
+    pub fn new(seed: u64) -> Dice {
+        Dice { seed, drawn: 0 }
+    }
+
+    /// From 0 up to 1, without 1.
+    pub fn fraction(&mut self) -> f64 {
+        self.drawn += 1;
+        uniform(self.seed, self.drawn)
+    }
+
+    /// A number below `sides`.
+    pub fn roll(&mut self, sides: usize) -> usize {
+        (self.fraction() * sides as f64) as usize
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

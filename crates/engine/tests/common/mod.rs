@@ -1,4 +1,4 @@
-//! An engine on the small models of the golden files, requests and their answers, and numbers that depend on a seed only.
+//! An engine on the small models of the golden files, requests and their answers.
 
 // Each test binary uses a part of this.
 #![allow(dead_code)]
@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ounce_engine::sampler::{SamplingParams, uniform};
+use ounce_engine::sampler::SamplingParams;
 use ounce_engine::{Engine, Output, Request, SeqId, Settings};
 use ounce_model::Model;
 use ounce_tensor::Device;
@@ -77,26 +77,4 @@ pub fn answer(engine: &mut Engine, request: Request) -> Answer {
 
 pub fn prompt(len: usize, salt: u32) -> Vec<u32> {
     (0..len as u32).map(|i| (i * 31 + salt * 7) % VOCAB).collect()
-}
-
-pub struct Dice {
-    seed: u64,
-    drawn: u64,
-}
-
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
-        Dice { seed, drawn: 0 }
-    }
-
-    /// From 0 up to 1, without 1.
-    pub fn fraction(&mut self) -> f64 {
-        self.drawn += 1;
-        uniform(self.seed, self.drawn)
-    }
-
-    /// A number below `sides`.
-    pub fn roll(&mut self, sides: usize) -> usize {
-        (self.fraction() * sides as f64) as usize
-    }
 }

@@ -3,7 +3,7 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
-use ounce_engine::sampler::{Sampler, SamplingParams, uniform};
+use ounce_engine::sampler::{Dice, Sampler, SamplingParams};
 use ounce_engine::{Constraint, Unmet, allows};
 use ounce_formats::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
@@ -61,27 +61,6 @@ fn alphabet(byte: u8) -> char {
     }
 }
 
-/// Numbers that depend on the seed only.
-pub struct Dice {
-    seed: u64,
-    rolls: u64,
-}
-
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
-        Dice { seed, rolls: 0 }
-    }
-
-    pub fn roll(&mut self, sides: usize) -> usize {
-        (self.unit() * sides as f64) as usize
-    }
-
-    pub fn unit(&mut self) -> f64 {
-        self.rolls += 1;
-        uniform(self.seed, self.rolls)
-    }
-}
-
 /// How an answer ended.
 #[derive(Debug, PartialEq)]
 pub enum Ended {
@@ -102,7 +81,8 @@ pub fn draw(tokenizer: &Tokenizer, mut constraint: Box<dyn Constraint>, seed: u6
         if ids.len() == most {
             break Ended::Cut;
         }
-        let logits: Vec<f32> = closes.iter().map(|&c| (dice.unit() * 8.0) as f32 + if c { 6.0 } else { 0.0 }).collect();
+        let logits: Vec<f32> =
+            closes.iter().map(|&c| (dice.fraction() * 8.0) as f32 + if c { 6.0 } else { 0.0 }).collect();
         let allowed = match constraint.allowed() {
             Ok(allowed) => allowed,
             Err(unmet) => break Ended::Unmet(unmet),

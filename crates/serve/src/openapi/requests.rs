@@ -100,7 +100,6 @@ fn template() -> Vec<Field> {
 }
 
 /// Functions that the model may call.
-/// Functions that the model may call.
 fn functions() -> Field {
     let name = name_of_function();
     let function = json!({"type": "object", "required": ["name"], "properties": {

@@ -123,19 +123,6 @@ pub fn four(seed: usize) -> Value {
     body
 }
 
-/// Numbers that depend on the seed only (SplitMix64, Steele et al. 2014).
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % sides as u64) as usize
-    }
-}
-
 /// A server on a port of its own.
 pub struct Server {
     pub address: SocketAddr,

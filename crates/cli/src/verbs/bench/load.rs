@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ounce_engine::sampler::uniform;
+use ounce_engine::sampler::Dice;
 
 /// Most requests that are open at a time where they come at random.
 const MAX_OPEN: usize = 4096;
@@ -98,28 +98,6 @@ fn arrivals(rate: f64, requests: usize, seed: u64) -> Vec<f64> {
         now
     };
     (0..requests).map(next).collect()
-}
-
-/// Numbers that depend on the seed only.
-pub struct Dice {
-    seed: u64,
-    drawn: u64,
-}
-
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
-        Dice { seed, drawn: 0 }
-    }
-
-    /// From 0 up to 1, without 1.
-    pub fn fraction(&mut self) -> f64 {
-        self.drawn += 1;
-        uniform(self.seed, self.drawn)
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.fraction() * n as f64) as usize
-    }
 }
 
 #[cfg(test)]

@@ -2,13 +2,12 @@
 
 use std::time::Instant;
 
-use ounce_engine::sampler::SamplingParams;
+use ounce_engine::sampler::{Dice, SamplingParams};
 use ounce_engine::{Engine, Output, Request};
 use ounce_formats::Checkpoint;
 use ounce_spec::machine::Rates;
 use serde_json::{Value, json};
 
-use super::load::Dice;
 use crate::codes::{self, Exit};
 use crate::error::{CliError, Result};
 use crate::flags::bench::Args;
@@ -60,7 +59,7 @@ fn measure(engine: &mut Engine, args: &Args, signals: &Signals) -> Result<Measur
     let vocab = engine.model().config.vocab_size;
     let mut dice = Dice::new(0);
     // Every prompt is another one, or the engine would remember it instead of computing it.
-    let mut random = |n: usize| -> Vec<u32> { (0..n).map(|_| dice.below(vocab) as u32).collect() };
+    let mut random = |n: usize| -> Vec<u32> { (0..n).map(|_| dice.roll(vocab) as u32).collect() };
     let (mut first, mut decode) = (Vec::new(), Vec::new());
     // The first run touches every page of the file and is not counted.
     for run in 0..=args.runs {

@@ -5,10 +5,11 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
+use ounce_engine::sampler::Dice;
 use serde_json::{Value, json};
 
 use super::client::{Client, Outcome};
-use super::load::{self, Dice, Load};
+use super::load::{self, Load};
 use super::summary::{Spread, Summary, summarize};
 use crate::codes::{self, Exit};
 use crate::error::{CliError, Result};
@@ -181,7 +182,7 @@ fn nothing_done(root: &str, summary: &Summary) -> CliError {
 /// Random words, the same for the same seed and number.
 fn prompt(seed: u64, number: usize, words: usize) -> String {
     let mut dice = Dice::new(seed ^ ((number as u64 + 1) << 20));
-    (0..words).map(|_| WORDS[dice.below(WORDS.len())]).collect::<Vec<_>>().join(" ")
+    (0..words).map(|_| WORDS[dice.roll(WORDS.len())]).collect::<Vec<_>>().join(" ")
 }
 
 /// What the server itself counted, under vLLM's names.
