@@ -16,7 +16,7 @@ pub(crate) fn to_f32(isa: Isa, out: &mut [f32], w: Mat, at: usize) {
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `isa` is only made for what the processor has.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { x86::to_f32_avx512(out, w, at) },
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { x86::to_f32_avx512(out, w, at) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { x86::to_f32_avx2(out, w, at) },
@@ -30,7 +30,7 @@ pub(crate) fn to_bf16(isa: Isa, out: &mut [bf16], w: Mat, at: usize) {
         return out.copy_from_slice(&w[at..][..out.len()]);
     }
     #[cfg(target_arch = "x86_64")]
-    if let (Isa::Avx512Bf16, Mat::Quant(format, blocks)) = (isa, w) {
+    if let (true, Mat::Quant(format, blocks)) = (isa.has_avx512_bf16(), w) {
         let blocks = &blocks[format.row_bytes(at)..][..format.row_bytes(out.len())];
         // SAFETY: `isa` is only made for what the processor has.
         return unsafe { quant::avx512_bf16::dequantize(out, format, blocks) };
@@ -69,7 +69,7 @@ pub(crate) fn narrow(isa: Isa, out: &mut [bf16], x: &[f32]) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `isa` is only made for what the processor has.
-        Isa::Avx512Bf16 => unsafe { x86::narrow_avx512(out, x) },
+        Isa::Avx512Bf16 | Isa::Amx => unsafe { x86::narrow_avx512(out, x) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::Avx512 => unsafe { x86::narrow_avx2(out, x) },

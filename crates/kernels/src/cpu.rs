@@ -12,6 +12,8 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with BF16 and VNNI.
     Avx512Bf16,
+    /// AVX-512 with BF16 and VNNI, and AMX: tiles that multiply bf16.
+    Amx,
     /// What every 64-bit ARM processor has.
     Neon,
     /// NEON with the int8 dot products of ARMv8.2 (`dotprod`).
@@ -46,6 +48,11 @@ impl Cpu {
 }
 
 impl Isa {
+    /// Whether the table has AVX-512 with BF16 and VNNI.
+    pub(crate) fn has_avx512_bf16(self) -> bool {
+        matches!(self, Isa::Avx512Bf16 | Isa::Amx)
+    }
+
     /// The best instruction set of this machine.
     pub fn detect() -> Isa {
         *Isa::available().last().expect("portable is always there")
@@ -64,6 +71,9 @@ impl Isa {
                     all.push(Isa::Avx512);
                     if has!("avx512bf16") && has!("avx512vnni") {
                         all.push(Isa::Avx512Bf16);
+                        if crate::matmul::amx::usable() {
+                            all.push(Isa::Amx);
+                        }
                     }
                 }
             }

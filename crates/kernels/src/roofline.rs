@@ -14,7 +14,7 @@ impl Cpu {
     pub fn measure_f32_flops(&self) -> f64 {
         self.rate(match self.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => x86::F32_AVX512,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => x86::F32_AVX512,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => x86::F32_AVX2,
             #[cfg(target_arch = "aarch64")]
@@ -28,6 +28,8 @@ impl Cpu {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => Some(self.rate(x86::BF16_AVX512)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Some(self.rate(x86::BF16_AMX)),
             _ => None,
         }
     }
@@ -36,7 +38,7 @@ impl Cpu {
     pub fn measure_int8_ops(&self) -> Option<f64> {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => Some(self.rate(x86::INT8_AVX512)),
+            Isa::Avx512Bf16 | Isa::Amx => Some(self.rate(x86::INT8_AVX512)),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => Some(self.rate(arm::INT8_DOTPROD)),
             _ => None,
@@ -99,7 +101,7 @@ fn sum(words: &[u64], isa: Isa) -> u64 {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `isa` is only made for what the processor has.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { x86::sum_avx512(words) },
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { x86::sum_avx512(words) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { x86::sum_avx2(words) },
@@ -174,6 +176,7 @@ mod arm {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Loop, black_box};
+    use crate::matmul::amx;
     use std::arch::x86_64::*;
 
     /// Accumulators of a loop: more than latency × operations per cycle of any processor, and as many as fit registers.
@@ -183,6 +186,7 @@ mod x86 {
     pub const F32_AVX512: Loop = Loop { operations: MANY * 16 * 2, run: f32_avx512 };
     pub const F32_AVX2: Loop = Loop { operations: FEW * 8 * 2, run: f32_avx2 };
     pub const BF16_AVX512: Loop = Loop { operations: MANY * 32 * 2, run: bf16_avx512 };
+    pub const BF16_AMX: Loop = Loop { operations: amx::OPERATIONS, run: amx::multiply };
     pub const INT8_AVX512: Loop = Loop { operations: MANY * 64 * 2, run: int8_avx512 };
 
     #[target_feature(enable = "avx512f")]

@@ -53,6 +53,7 @@ pub fn isa_name(isa: Isa) -> &'static str {
         Isa::Avx2 => "avx2",
         Isa::Avx512 => "avx512",
         Isa::Avx512Bf16 => "avx512-bf16-vnni",
+        Isa::Amx => "amx-bf16",
         Isa::Neon => "neon",
         Isa::NeonDot => "neon-dotprod",
     }

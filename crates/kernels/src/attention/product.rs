@@ -270,9 +270,11 @@ macro_rules! product_fn {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::Isa::Avx512Bf16 if $e::BF16 => unsafe { pairs::<$e>($($arg),*) },
-                // SAFETY: as above; `Avx512Bf16` includes `Avx512`.
+                // SAFETY: as above; `Avx512Bf16` and `Amx` include `Avx512`. Processors with tiles multiply f32 faster than pairs.
                 #[cfg(target_arch = "x86_64")]
-                $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 => unsafe { avx512::<$e>($($arg),*) },
+                $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 | $crate::Isa::Amx => unsafe {
+                    avx512::<$e>($($arg),*)
+                },
                 #[cfg(target_arch = "aarch64")]
                 $crate::Isa::Neon | $crate::Isa::NeonDot => body::<_, $e>(Single($crate::lanes::Neon) $(, $arg)*),
                 _ => body::<_, $e>(Single($crate::lanes::Portable) $(, $arg)*),

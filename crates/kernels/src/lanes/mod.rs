@@ -144,9 +144,9 @@ macro_rules! simd_fn {
                 // SAFETY: a `Cpu` of this instruction set exists only where the processor has it.
                 #[cfg(target_arch = "x86_64")]
                 $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
-                // SAFETY: as above; `Avx512Bf16` includes `Avx512`.
+                // SAFETY: as above; `Avx512Bf16` and `Amx` include `Avx512`.
                 #[cfg(target_arch = "x86_64")]
-                $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 => unsafe { avx512($($arg),*) },
+                $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 | $crate::Isa::Amx => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "aarch64")]
                 $crate::Isa::Neon | $crate::Isa::NeonDot => body($crate::lanes::Neon $(, $arg)*),
                 _ => body($crate::lanes::Portable $(, $arg)*),

@@ -21,6 +21,8 @@ pub(super) static F32: Kernel = Kernel {
         tile::<6, false>,
     ],
     across: &[tile::<1, true>, tile::<2, true>, tile::<3, true>, tile::<4, true>, tile::<5, true>, tile::<6, true>],
+    turn: None,
+    state: None,
 };
 
 /// # Safety

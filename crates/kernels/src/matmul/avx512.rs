@@ -28,11 +28,23 @@ macro_rules! by_rows {
     };
 }
 
-pub(super) static F32: Kernel =
-    Kernel { nr: NR, pairs: false, lines: by_rows!(f32_tile, false), across: by_rows!(f32_tile, true) };
+pub(super) static F32: Kernel = Kernel {
+    nr: NR,
+    pairs: false,
+    lines: by_rows!(f32_tile, false),
+    across: by_rows!(f32_tile, true),
+    turn: None,
+    state: None,
+};
 
-pub(super) static BF16: Kernel =
-    Kernel { nr: NR, pairs: true, lines: by_rows!(bf16_tile, false), across: by_rows!(bf16_tile, true) };
+pub(super) static BF16: Kernel = Kernel {
+    nr: NR,
+    pairs: true,
+    lines: by_rows!(bf16_tile, false),
+    across: by_rows!(bf16_tile, true),
+    turn: None,
+    state: None,
+};
 
 /// A micro-kernel: the two types differ in the product and in how sums are rounded to bf16.
 macro_rules! micro_kernel {

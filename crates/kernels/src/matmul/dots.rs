@@ -123,7 +123,7 @@ fn with_rows(isa: Isa, stream: Mat, s0: usize, rows: usize, k: usize, work: impl
     match stream {
         Mat::F32(w) => work(Mat::F32(&w[range])),
         Mat::Bf16(w) => work(Mat::Bf16(&w[range])),
-        Mat::F16(w) if matches!(isa, Isa::Avx512 | Isa::Avx512Bf16) => work(Mat::F16(&w[range])),
+        Mat::F16(w) if matches!(isa, Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx) => work(Mat::F16(&w[range])),
         Mat::F16(_) | Mat::Quant(..) => scratch::with(Slot::Converted, rows * k * 4, |buffer| {
             // SAFETY: the buffer holds that many f32, which allow any bits.
             let wide = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<f32>(), rows * k) };
@@ -138,7 +138,9 @@ fn group(isa: Isa, sums: &mut [f32; GROUP * 8], few: Few, fs: usize, stream: Mat
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `isa` is only made for what the processor has.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { super::dots_avx512::group(sums, few, fs, stream, rows, k) },
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe {
+            super::dots_avx512::group(sums, few, fs, stream, rows, k)
+        },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { group_avx2(sums, few, fs, stream, rows, k) },

@@ -127,7 +127,7 @@ pub(super) fn gemm(
     let cut = Cut::new(kernel, b.across && !a.across, m, n, k);
     let (shared, local) = if cut.b_shared { (b, a) } else { (a, b) };
     let (shared_role, local_role) = if cut.b_shared { (Role::B, Role::A) } else { (Role::A, Role::B) };
-    let tiles = if a.across { kernel.across } else { kernel.lines };
+    let tiles = if a.across && kernel.turn.is_none() { kernel.across } else { kernel.lines };
     let panels = shared.len.div_ceil(cut.shared_width);
 
     scratch::with(Slot::Shared, cut.shared_bytes(), |packed| {
@@ -209,6 +209,7 @@ impl Task<'_> {
     /// `out` is a matrix with rows of `n` elements that nothing else writes where this task does.
     unsafe fn run(&self, out: *mut u8, stored: Stored, n: usize, accumulate: bool) {
         let cut = self.cut;
+        let _ready = self.kernel.ready();
         let (bf16, f16) = (stored == Stored::Bf16, stored == Stored::F16);
         // Unfinished sums of a bf16 result, and all of an f16 one, wait in f32, in a matrix of the task's own.
         let wait = f16 || bf16 && cut.blocks() > 1;

@@ -99,7 +99,7 @@ fn rows_dots(
     rows: &[Row],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if matches!(isa, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16) {
+    if matches!(isa, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx) {
         // SAFETY: `isa` is only made for what the processor has; the rows are as long as the weights', padded.
         return unsafe { super::int8_avx2::rows_dots(out, format, blocks, per_row, rows) };
     }
@@ -236,7 +236,7 @@ unsafe fn quantize_row(isa: Isa, buffer: *mut u8, x: &[f32], padded: usize) -> R
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `isa` is only made for what the processor has.
-        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => unsafe { quantize_avx2(q, scales, sums32, sums16, x) },
+        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { quantize_avx2(q, scales, sums32, sums16, x) },
         _ => quantize_lanes(q, scales, sums32, sums16, x),
     }
     Row { q: q.as_ptr(), scales: scales.as_ptr(), sums32: sums32.as_ptr(), sums16: sums16.as_ptr() }

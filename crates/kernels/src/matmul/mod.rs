@@ -2,6 +2,8 @@
 //! it is converted while it is packed.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -180,7 +182,7 @@ impl Cpu {
         k: usize,
         pairs: bool,
     ) {
-        let pairs = pairs && self.isa == Isa::Avx512Bf16 && matches!(stream, Mat::Bf16(_));
+        let pairs = pairs && self.isa.has_avx512_bf16() && matches!(stream, Mat::Bf16(_));
         let len = count.0 * k;
         scratch::with(Slot::Shared, len * 4, |buffer| {
             let few = match few {
@@ -263,9 +265,11 @@ impl Cpu {
     fn kernel(&self, bf16: bool) -> &'static Kernel {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
+            Isa::Amx if bf16 => &amx::BF16,
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 if bf16 => &avx512::BF16,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx512 => &avx512::F32,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => &avx512::F32,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::F32,
             #[cfg(target_arch = "aarch64")]

@@ -16,6 +16,8 @@ pub(super) static F32: Kernel = Kernel {
     pairs: false,
     lines: &[lines::<1>, lines::<2>, lines::<3>, lines::<4>, lines::<5>, lines::<6>, lines::<7>, lines::<8>],
     across: &[across::<1>, across::<2>, across::<3>, across::<4>, across::<5>, across::<6>, across::<7>, across::<8>],
+    turn: None,
+    state: None,
 };
 
 /// # Safety

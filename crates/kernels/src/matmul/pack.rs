@@ -93,9 +93,10 @@ pub(super) unsafe fn pack(
                 if from.ahead {
                     from.prefetch(first + e0 + strip..first + k.min(e0 + 2 * strip), from.len, b0..b1.min(from.len));
                 }
+                let mut packed = false;
                 if let (Mat::F32(w), true) = (from.data, kernel.pairs) {
                     // SAFETY: the operand holds the rows; panels of the part follow one another.
-                    let whole = unsafe {
+                    packed = unsafe {
                         let src = w.as_ptr().add((first + e0) * from.len + c0);
                         rounded_pairs(
                             isa,
@@ -108,13 +109,11 @@ pub(super) unsafe fn pack(
                             panel_bytes,
                         )
                     };
-                    if whole {
-                        continue;
-                    }
                 }
                 // SAFETY: the operand holds rows `first..first + k` of `len` elements; the buffer `strip` rows.
                 let (src, ld) = unsafe {
                     match start {
+                        _ if packed => (std::ptr::null(), 0),
                         Some(start) => (start.add(((first + e0) * from.len + c0) * element), from.len),
                         None => {
                             for row in 0..rows {
@@ -127,10 +126,15 @@ pub(super) unsafe fn pack(
                 };
                 for (i, p) in part.panels.clone().enumerate() {
                     let cols = width.min(from.len - p * width);
+                    let to = dst.wrapping_add(i * panel_bytes + e0 / kernel.per_unit() * width * 4);
                     // SAFETY: a strip is 16 steps of `width` units, inside the panel.
                     unsafe {
-                        let to = dst.add(i * panel_bytes + e0 / kernel.per_unit() * width * 4);
-                        across(isa, kernel, to, src.add(i * width * element), ld, rows, cols, width);
+                        if !packed {
+                            across(isa, kernel, to, src.add(i * width * element), ld, rows, cols, width);
+                        }
+                        if let (Role::A, Some(turn)) = (role, kernel.turn) {
+                            turn(to, rows.div_ceil(kernel.per_unit()));
+                        }
                     }
                 }
             }
@@ -218,7 +222,7 @@ unsafe fn rounded_pairs(
     panel_bytes: usize,
 ) -> bool {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Bf16 {
+    if isa.has_avx512_bf16() {
         for (i, c) in (0..cols).step_by(width).enumerate() {
             // SAFETY: the columns of a panel, as the caller promises; this table is made only where its instructions are.
             unsafe {
@@ -264,7 +268,9 @@ unsafe fn transposed(isa: Isa, dst: *mut u8, src: *const u8, ld: usize, rows: us
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `isa` is only made for what the processor has.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { super::avx512::pack_transposed(dst, src, ld, rows, k, width) },
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe {
+            super::avx512::pack_transposed(dst, src, ld, rows, k, width)
+        },
         _ => {
             let whole = k / 4;
             for row in 0..width {
@@ -308,7 +314,7 @@ unsafe fn across(
     unsafe {
         if kernel.pairs {
             #[cfg(target_arch = "x86_64")]
-            if isa == Isa::Avx512Bf16 {
+            if isa.has_avx512_bf16() {
                 return super::avx512::pack_pairs(dst, src, ld, rows, cols, width);
             }
             let (src, dst) = (src.cast::<u16>(), dst.cast::<[u16; 2]>());

@@ -6,7 +6,7 @@ use super::dense_rows;
 use super::int8_rows::{self, Row, TOGETHER};
 use super::interleave::{self, PanelFormat};
 use crate::scratch::{self, Slot};
-use crate::{Cpu, Isa, Mat};
+use crate::{Cpu, Mat};
 
 /// Weights `[n, k]` that [`Cpu::interleave`] has laid out, at a multiple of a cache line.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ const ROUND_ROWS: usize = 8;
 impl Cpu {
     /// Whether this table multiplies interleaved weights.
     pub fn interleaves(&self) -> bool {
-        self.isa == Isa::Avx512Bf16
+        self.isa.has_avx512_bf16()
     }
 
     /// Lays out `n` rows of `k` weights for [`Cpu::matmul_nt_interleaved`]. Parts of a multiple of
@@ -96,6 +96,7 @@ impl Cpu {
                 let cols = |p: usize| width.min(w.n - p * width);
                 let PanelFormat::Quant(format) = w.format else {
                     let which = (w.format != PanelFormat::Bf16) as usize;
+                    let _ready = kernels[which].ready();
                     for p in panels.clone() {
                         let (out, ld) = (out.wrapping_add(p * width), w.n);
                         let rows = dense_rows::Rows { lines: lines[which].get(), m, k, out, ld, cols: cols(p) };

@@ -13,6 +13,8 @@ pub(super) static F32: Kernel = Kernel {
     pairs: false,
     lines: &[tile::<1, false>, tile::<2, false>, tile::<3, false>, tile::<4, false>],
     across: &[tile::<1, true>, tile::<2, true>, tile::<3, true>, tile::<4, true>],
+    turn: None,
+    state: None,
 };
 
 /// # Safety

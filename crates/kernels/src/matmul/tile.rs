@@ -35,13 +35,43 @@ pub(super) struct Kernel {
     pub pairs: bool,
     /// By rows - 1, for A in lines. The length is `mr`.
     pub lines: &'static [TileFn],
-    /// The same for A across.
+    /// The same for A across; none where `turn` puts A into lines even then.
     pub across: &'static [TileFn],
+    /// Makes 16 steps of a panel of A across, of which the given number count, a line of it; the others become zeros.
+    pub turn: Option<unsafe fn(*mut u8, usize)>,
+    /// What a thread has to do before and after it runs micro-kernels.
+    pub state: Option<State>,
+}
+
+/// Registers that a thread sets up for its micro-kernels.
+#[derive(Clone, Copy)]
+pub(super) struct State {
+    pub enter: unsafe fn(),
+    pub leave: unsafe fn(),
+}
+
+/// While it lives, this thread may run the kernel's micro-kernels.
+pub(super) struct Ready(Option<State>);
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        if let Some(state) = self.0 {
+            // SAFETY: as in [`Kernel::ready`].
+            unsafe { (state.leave)() }
+        }
+    }
 }
 
 impl Kernel {
     pub fn mr(&self) -> usize {
         self.lines.len()
+    }
+    pub fn ready(&self) -> Ready {
+        if let Some(state) = self.state {
+            // SAFETY: a kernel is only used where the processor has its instructions.
+            unsafe { (state.enter)() }
+        }
+        Ready(self.state)
     }
     /// Elements along the sum in a unit.
     pub fn per_unit(&self) -> usize {
