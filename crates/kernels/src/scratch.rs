@@ -3,6 +3,8 @@
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
 
+use crate::LARGE_PAGE;
+
 /// What a buffer is for. A kernel may hold one buffer of each slot at a time; a second one of the same slot works, but
 /// is allocated anew.
 #[derive(Clone, Copy, Debug)]
@@ -22,9 +24,6 @@ pub(crate) enum Slot {
 thread_local! {
     static KEPT: [Cell<Option<Buffer>>; 5] = const { [const { Cell::new(None) }; 5] };
 }
-
-/// From this size on large pages are asked for, and the address is aligned to one.
-const LARGE_PAGE: usize = 2 << 20;
 
 /// Calls `work` with at least `bytes` bytes, aligned to 4096, with old contents.
 pub(crate) fn with<R>(slot: Slot, bytes: usize, work: impl FnOnce(*mut u8) -> R) -> R {
@@ -49,6 +48,7 @@ struct Buffer {
 }
 
 impl Buffer {
+    /// From [`LARGE_PAGE`] on, large pages are asked for, and the address is aligned to one.
     fn new(bytes: usize) -> Buffer {
         let align = if bytes >= LARGE_PAGE { LARGE_PAGE } else { 4096 };
         let size = bytes.max(1).next_multiple_of(if bytes >= LARGE_PAGE { 1 << 20 } else { 1 << 16 });

@@ -17,6 +17,7 @@ pub mod ops;
 mod params;
 mod rows;
 mod sink;
+mod space;
 mod stage;
 mod stream;
 mod tape;

@@ -1,41 +1,9 @@
-//! Where tensors live: a caching arena that reuses freed buffers and knows how much is in use, for what. The dry device
-//! runs the same arena without memory behind it, so its peak is the real one, not an estimate.
+//! Where tensors live: an arena that hands out what was let go, and knows how much is in use, for what. The dry device runs the
+//! same arena without memory behind it, so its peak is the real one, not an estimate.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-/// 64 bytes, aligned: a cache line, the width of the widest vector register.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct Line([u8; 64]);
-
-/// From this size on, memory comes from the system page by page and goes back to it when it is let go. A heap would keep the
-/// holes that buffers of changing sizes leave.
-const MAP_BYTES: usize = 256 << 10;
-
-/// Memory behind a buffer.
-#[derive(Debug)]
-enum Memory {
-    Heap(Box<[Line]>),
-    Map(memmap2::MmapMut),
-}
-
-impl Memory {
-    fn new(lines: usize, purpose: Purpose) -> Memory {
-        let bytes = lines * size_of::<Line>();
-        if bytes < MAP_BYTES {
-            return Memory::Heap(bytemuck::allocation::zeroed_slice_box(lines));
-        }
-        let map = memmap2::MmapMut::map_anon(bytes).expect("the system has no memory left");
-        // Large pages save most of the address translation; where the system has none, small ones do. A cache is touched
-        // little by little and must not grow in steps of megabytes.
-        #[cfg(target_os = "linux")]
-        if purpose != Purpose::Cache {
-            let _ = map.advise(memmap2::Advice::HugePage);
-        }
-        Memory::Map(map)
-    }
-}
+use crate::space::{LINE, Piece, Space};
 
 /// What a buffer is for; the plan shows memory by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,27 +48,26 @@ impl MemoryUse {
     }
 }
 
-/// A caching allocator. Buffers come back when their last owner drops them and are handed out again to requests of
-/// nearly the same size. What it holds is bounded by the peak of what was in use at once, plus a twentieth.
+/// An allocator. Buffers come back when their last owner drops them, join what is free beside them and are handed out again, cut
+/// to size. Equal steps therefore find the memory of those before. What is held beyond the peak of what was in use at once is
+/// bounded by an eighth of that peak, except for pages that a buffer has a part of.
 #[derive(Debug)]
 pub struct Arena {
     real: bool,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    free: BTreeMap<usize, Vec<Option<Memory>>>,
-    free_lines: usize,
-    live_lines: usize,
+    space: Space,
+    taken: usize,
     usage: MemoryUse,
 }
 
-/// A buffer of whole lines; `None` on the dry device.
+/// A buffer of whole lines; without memory on the dry device.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    memory: Option<Memory>,
-    count: usize,
+    piece: Piece,
     /// As it was asked for.
     length: usize,
     purpose: Purpose,
@@ -109,27 +76,36 @@ pub(crate) struct Buffer {
 
 impl Arena {
     pub(crate) fn new(real: bool) -> Arc<Arena> {
-        Arc::new(Arena { real, state: Mutex::new(State::default()) })
+        let state = State { space: Space::new(real), taken: 0, usage: MemoryUse::default() };
+        Arc::new(Arena { real, state: Mutex::new(state) })
     }
 
     /// A buffer of at least `bytes`; its contents are whatever they were.
     pub(crate) fn allocate(self: &Arc<Self>, bytes: usize, purpose: Purpose) -> Buffer {
-        let need = size_class(bytes.div_ceil(size_of::<Line>()).max(1));
+        let len = bytes.max(1).next_multiple_of(LINE);
         let mut state = self.state.lock().expect("arena lock");
-        let cached = state.take_cached(need);
-        let (memory, count) = match cached {
-            Some(found) => found,
-            None => {
-                state.make_room(need);
-                (self.real.then(|| Memory::new(need, purpose)), need)
-            }
+        let (piece, fresh) = match purpose {
+            // Touched little by little, a cache must not grow in steps of megabytes.
+            Purpose::Cache => (Piece::alone(len, self.real), true),
+            _ => state.space.take(len),
         };
-        state.occupy(count, purpose);
-        Buffer { memory, count, length: bytes, purpose, arena: self.clone() }
+        state.occupy(len, purpose);
+        if fresh {
+            state.taken += 1;
+            let (peak, caches) = (state.usage.peak_bytes, state.usage.live_bytes[Purpose::Cache as usize]);
+            state.space.shrink(peak + peak / 8 - caches);
+            state.note_reserved();
+        }
+        Buffer { piece, length: bytes, purpose, arena: self.clone() }
     }
 
     pub fn usage(&self) -> MemoryUse {
         self.state.lock().expect("arena lock").usage
+    }
+
+    /// How many buffers so far needed memory from the system, and found less than their size in what was let go.
+    pub fn taken(&self) -> usize {
+        self.state.lock().expect("arena lock").taken
     }
 
     /// Forgets the peak so far: the next reading is about what comes after.
@@ -140,76 +116,35 @@ impl Arena {
         state.usage.peak_reserved_bytes = state.usage.reserved_bytes;
     }
 
-    /// Gives every cached buffer back to the system.
+    /// Gives every page that no buffer has a part of back to the system.
     pub fn trim(&self) {
         let mut state = self.state.lock().expect("arena lock");
-        state.free.clear();
-        state.free_lines = 0;
+        state.space.shrink(0);
         state.note_reserved();
     }
 }
 
-/// Sizes are rounded up in steps of at most an eighth, so that nearly equal requests share buffers.
-fn size_class(lines: usize) -> usize {
-    let step = (lines.next_power_of_two() / 16).max(1);
-    lines.div_ceil(step) * step
-}
-
 impl State {
-    fn take_cached(&mut self, need: usize) -> Option<(Option<Memory>, usize)> {
-        let (&count, _) = self.free.range(need..=need + need / 4).next()?;
-        let list = self.free.get_mut(&count).expect("key was just found");
-        let memory = list.pop().expect("empty lists are removed");
-        if list.is_empty() {
-            self.free.remove(&count);
-        }
-        self.free_lines -= count;
-        Some((memory, count))
-    }
-
-    /// Lets cached buffers go, largest first, while holding `need` more lines would exceed the bound.
-    fn make_room(&mut self, need: usize) {
-        let peak_lines = self.usage.peak_bytes / size_of::<Line>();
-        let bound = (peak_lines + peak_lines / 20).max(self.live_lines + need);
-        while self.free_lines > 0 && self.live_lines + self.free_lines + need > bound {
-            let mut last = self.free.last_entry().expect("free lines are in some list");
-            let count = *last.key();
-            last.get_mut().pop();
-            if last.get().is_empty() {
-                last.remove();
-            }
-            self.free_lines -= count;
-        }
-    }
-
-    fn occupy(&mut self, count: usize, purpose: Purpose) {
-        self.live_lines += count;
-        self.usage.live_bytes[purpose as usize] += count * size_of::<Line>();
+    fn occupy(&mut self, len: usize, purpose: Purpose) {
+        self.usage.live_bytes[purpose as usize] += len;
         if self.usage.live() > self.usage.peak_bytes {
             self.usage.peak_bytes = self.usage.live();
             self.usage.at_peak_bytes = self.usage.live_bytes;
         }
-        self.note_reserved();
     }
 
     fn note_reserved(&mut self) {
-        self.usage.reserved_bytes = (self.live_lines + self.free_lines) * size_of::<Line>();
+        self.usage.reserved_bytes = self.space.held_bytes() + self.usage.live_bytes[Purpose::Cache as usize];
         self.usage.peak_reserved_bytes = self.usage.peak_reserved_bytes.max(self.usage.reserved_bytes);
     }
 }
 
 impl Buffer {
     pub(crate) fn bytes(&self) -> &[u8] {
-        match self.memory.as_ref().expect("a dry tensor has no contents") {
-            Memory::Heap(lines) => bytemuck::cast_slice(lines),
-            Memory::Map(map) => map,
-        }
+        self.piece.bytes()
     }
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        match self.memory.as_mut().expect("a dry tensor has no contents") {
-            Memory::Heap(lines) => bytemuck::cast_slice_mut(lines),
-            Memory::Map(map) => map,
-        }
+        self.piece.bytes_mut()
     }
     pub(crate) fn purpose(&self) -> Purpose {
         self.purpose
@@ -222,17 +157,23 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let memory = self.memory.take();
+        let piece = std::mem::take(&mut self.piece);
         let Ok(mut state) = self.arena.state.lock() else { return };
-        state.live_lines -= self.count;
-        state.usage.live_bytes[self.purpose as usize] -= self.count * size_of::<Line>();
-        state.free.entry(self.count).or_default().push(memory);
-        state.free_lines += self.count;
+        state.usage.live_bytes[self.purpose as usize] -= piece.len();
+        match self.purpose {
+            Purpose::Cache => {
+                drop(piece);
+                state.note_reserved();
+            }
+            _ => state.space.give(piece),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ounce_kernels::LARGE_PAGE;
+
     use super::*;
 
     #[test]
@@ -241,24 +182,60 @@ mod tests {
         let a = arena.allocate(1000, Purpose::Activations);
         let b = arena.allocate(4000, Purpose::Weights);
         let peak = arena.usage().peak_bytes;
+        assert_eq!(peak, 1024 + 4032);
         drop(a);
         let c = arena.allocate(1000, Purpose::Activations);
         assert_eq!(arena.usage().peak_bytes, peak);
-        assert_eq!(arena.usage().reserved_bytes, peak);
+        assert_eq!((arena.usage().reserved_bytes, arena.taken()), (LARGE_PAGE, 1));
         drop((b, c));
         assert_eq!(arena.usage().live(), 0);
+        arena.trim();
+        assert_eq!(arena.usage().reserved_bytes, 0);
+        arena.allocate(1, Purpose::Workspace);
+        assert_eq!(arena.taken(), 2);
     }
 
     #[test]
-    fn what_is_held_stays_within_a_twentieth_of_the_peak() {
+    fn what_is_held_of_changing_sizes_stays_within_an_eighth_of_the_peak() {
         let arena = Arena::new(false);
+        let mut kept = Vec::new();
         for round in 1..200usize {
-            let sizes = [round * 640, 1 << 16, 3 * round * 64];
+            let sizes = [round * 640_000, 1 << 24, 3 * round * 64_000];
             let held: Vec<_> = sizes.iter().map(|&s| arena.allocate(s, Purpose::Activations)).collect();
             drop(held);
+            // Something stays behind the hole of this round.
+            kept.push(arena.allocate(round * 64, Purpose::Weights));
         }
         let usage = arena.usage();
-        assert!(usage.reserved_bytes <= usage.peak_bytes + usage.peak_bytes / 20);
+        let bound = usage.peak_bytes + usage.peak_bytes / 8;
+        assert!(usage.peak_reserved_bytes <= bound + LARGE_PAGE, "{} of {bound}", usage.peak_reserved_bytes);
+        assert!(usage.reserved_bytes >= usage.peak_bytes);
+    }
+
+    #[test]
+    fn equal_rounds_take_nothing_from_the_system() {
+        let arena = Arena::new(false);
+        // What no bound on whole buffers could keep: each size is asked for when the others are free.
+        let round = || {
+            for megabytes in [9, 7, 5, 3, 8, 6, 4] {
+                let (a, b) = (megabytes << 20, (10 - megabytes) << 20);
+                drop((arena.allocate(a, Purpose::Activations), arena.allocate(b, Purpose::Workspace)));
+            }
+            arena.taken()
+        };
+        let first = round();
+        assert!((1..4).contains(&first), "{first}");
+        assert_eq!((round(), round()), (first, first));
+    }
+
+    #[test]
+    fn a_cache_is_held_by_itself_and_goes_at_once() {
+        let arena = Arena::new(true);
+        let cache = arena.allocate(100, Purpose::Cache);
+        assert_eq!(cache.bytes(), [0; 128]);
+        assert_eq!(arena.usage().reserved_bytes, 128);
+        drop(cache);
+        assert_eq!(arena.usage().reserved_bytes, 0);
     }
 
     #[test]
@@ -268,9 +245,10 @@ mod tests {
             let a = arena.allocate(12345, Purpose::Activations);
             let b = arena.allocate(777, Purpose::Gradients);
             drop(a);
-            let _c = arena.allocate(11000, Purpose::Workspace);
+            let _c = arena.allocate(5_000_000, Purpose::Workspace);
             drop(b);
         }
         assert_eq!(dry.usage(), real.usage());
+        assert_eq!(dry.taken(), real.taken());
     }
 }

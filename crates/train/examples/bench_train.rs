@@ -104,12 +104,13 @@ fn main() {
         })
         .collect();
     println!(
-        "{{\"tok_s\":{:.1},\"step_s\":{median:.3},\"first_step_s\":{:.3},\"last_step_s\":{:.4},\"peak_rss_mib\":{},\"arena_peak_mib\":{},\"losses\":{losses:?},\"work\":{{{}}}}}",
+        "{{\"tok_s\":{:.1},\"step_s\":{median:.3},\"first_step_s\":{:.3},\"last_step_s\":{:.4},\"peak_rss_mib\":{},\"arena_peak_mib\":{},\"arena_held_mib\":{},\"losses\":{losses:?},\"work\":{{{}}}}}",
         (batch * length) as f64 / median,
         times[0],
         times[steps],
         resident::peak_bytes() >> 20,
         trainer.memory().peak_bytes >> 20,
+        trainer.memory().peak_reserved_bytes >> 20,
         work.join(",")
     );
 }
