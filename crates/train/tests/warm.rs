@@ -10,7 +10,7 @@ use tiny::{Case, device, sequences};
 mod tiny;
 
 /// So many that the buffers are megabytes: memory comes from the system in large pages.
-const SEQUENCES: usize = 300;
+const SEQUENCES: usize = 600;
 
 #[test]
 fn a_warm_step_takes_no_buffer_from_the_system() {
@@ -18,7 +18,7 @@ fn a_warm_step_takes_no_buffer_from_the_system() {
     let cases = [
         (Case::lora(), 0),
         (Case::lora().f16("lora, f16"), 0),
-        (Case::lora().bf16("lora, batch cut"), 1000),
+        (Case::lora().bf16("lora, batch cut"), 5000),
         (Case { activations: Policy::Recompute, ..Case::lora().bf16("lora, recomputed") }, 0),
         (Case { activations: Policy::Offload, ..Case::lora().bf16("lora, offloaded") }, 0),
         (Case::full(), 0),
@@ -35,9 +35,10 @@ fn a_warm_step_takes_no_buffer_from_the_system() {
         };
         let cold = step(1);
         let warm = step(2).max(step(3));
-        assert!(cold > 3, "{}: {cold}", case.name);
+        assert!(cold > 1, "{}: {cold}", case.name);
         assert_eq!((4..8).map(&mut step).last(), Some(warm), "{}", case.name);
         let memory = device.memory();
+        assert!(memory.peak_bytes > 4 << 20, "{}: a few pages would hold all", case.name);
         let over = memory.peak_reserved_bytes - memory.peak_bytes;
         assert!(over <= memory.peak_bytes / 8 + (2 << 20), "{}: {over} over {}", case.name, memory.peak_bytes);
     }
