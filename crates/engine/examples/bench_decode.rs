@@ -4,7 +4,7 @@
 //! With `--rows`, passes of the model instead, without choosing tokens: of 1, 2, 4 … rows that belong to as many sequences, and of
 //! as many rows of one sequence, as when drafts are verified; each after `depth` tokens. A line for each: medians of `tokens` passes.
 //!
-//! `bench_decode MODEL [--prompt 512] [--tokens 128] [--depth 0] [--runs 3] [--threads 2] [--rows 0] [--exact]`
+//! `bench_decode MODEL [--prompt 512] [--tokens 128] [--depth 0] [--runs 3] [--threads 2] [--rows 0] [--exact] [--cache bf16]`
 
 use std::path::Path;
 use std::time::Instant;
@@ -30,10 +30,18 @@ fn main() {
     let model = Model::load(&device, &checkpoint, context).unwrap_or_else(|e| panic!("{e}"));
     let vocab = model.config.vocab_size as u64;
     let int8 = !args.iter().any(|a| a == "--exact");
+    let at = args.iter().position(|a| a == "--cache");
+    let cache = match at.and_then(|i| args.get(i + 1)).map_or("f32", String::as_str) {
+        "f32" => CacheType::F32,
+        "bf16" => CacheType::Bf16,
+        "q8" => CacheType::Q8,
+        "q4" => CacheType::Q4,
+        other => panic!("a cache of {other}: f32, bf16, q8 or q4"),
+    };
     if number("rows", 0) > 0 {
-        return passes(&device, model, depth, number("rows", 0), tokens, int8);
+        return passes(&device, model, depth, number("rows", 0), tokens, int8, cache);
     }
-    let mut engine = Engine::new(&device, model, Settings { slots: 1, context, int8, ..Settings::default() });
+    let mut engine = Engine::new(&device, model, Settings { slots: 1, context, int8, cache, ..Settings::default() });
 
     // Every prompt is another one, or the engine would remember it instead of computing it.
     let mut drawn = 0;
@@ -64,13 +72,13 @@ fn main() {
 }
 
 /// Times passes of up to `most` rows, all sizes in turn.
-fn passes(device: &Device, mut model: Model, depth: usize, most: usize, times: usize, int8: bool) {
+fn passes(device: &Device, mut model: Model, depth: usize, most: usize, times: usize, int8: bool, cache: CacheType) {
     if int8 {
         model.interleave(device);
     }
     let vocab = model.config.vocab_size as u64;
     let each = (depth + most).div_ceil(BLOCK);
-    let mut kv = Kv::new(device, &model.config, CacheType::F32, most * each);
+    let mut kv = Kv::new(device, &model.config, cache, most * each);
     let blocks: Vec<u32> = (0..(most * each) as u32).collect();
     let token = |i: usize| (philox2x64([i as u64, 0], 0)[0] % vocab) as u32;
     let tokens: Vec<u32> = (0..depth + most).map(token).collect();

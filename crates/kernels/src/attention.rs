@@ -3,17 +3,21 @@
 
 mod backward;
 mod cache;
+mod cache_pairs;
 mod cached;
 mod forward;
 mod mask;
 mod pack;
+mod piece;
+#[cfg(target_arch = "x86_64")]
+mod piece_pairs;
 mod product;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_cached;
 
-pub use cache::{CacheType, Cached};
+pub use cache::{CacheType, Cached, Half};
 
 use crate::lanes::{Elem, one_type};
 use crate::{Cpu, In, Out};
@@ -103,10 +107,15 @@ impl Cpu {
     }
 
     /// `out[rows, h*d]` from `q[rows, h*d]` and a cache that holds the keys and values of all positions, those of `q`
-    /// included. The bits of a row depend on its own sequence and position only.
+    /// included. The bits of a row depend on its own sequence and position only. Where the table multiplies bf16 in pairs, it does so
+    /// with a bf16 cache: queries and probabilities are then rounded to bf16 as the keys and values are; sums are f32.
     pub fn attention_cached(&self, out: &mut [f32], q: &[f32], cache: &Cached, spans: &[Span], shape: &AttnShape) {
         assert_eq!(out.len(), q.len(), "attention_cached: elements of out");
-        cache::one_kind!(cache.kind, K => cached::forward::<K>(self, out, q, cache, spans, shape))
+        #[cfg(target_arch = "x86_64")]
+        if self.pairs_of(cache.kind) {
+            return cached::forward::<piece_pairs::InPairs>(self, out, q, cache, spans, shape);
+        }
+        cache::one_kind!(cache.kind, K => cached::forward::<piece::Single<K>>(self, out, q, cache, spans, shape))
     }
 
     /// Bytes of scratch memory that attention over `rows` rows and its gradients keep, at most, over all threads.

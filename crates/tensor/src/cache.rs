@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ounce_kernels::{CacheType, Cached};
+use ounce_kernels::{CacheType, Cached, Half};
 
 use crate::device::{Cost, Device};
 use crate::memory::{Buffer, Purpose};
@@ -46,8 +46,8 @@ impl Cache {
     pub fn write(&mut self, device: &Device, k: &Tensor, v: &Tensor, rows: &[u32]) {
         let cost = Cost::elementwise(2 * k.len(), 2 * k.elem().bytes());
         device.run(cost, |cpu| {
-            for (to, from) in [(&mut self.k, k), (&mut self.v, v)] {
-                cpu.cache_write(self.kind, to.bytes_mut(), from.f32(), rows, BLOCK, self.kv_heads, self.head_dim);
+            for (half, to, from) in [(Half::Keys, &mut self.k, k), (Half::Values, &mut self.v, v)] {
+                cpu.cache_write(self.kind, half, to.bytes_mut(), from.f32(), rows, BLOCK, self.kv_heads, self.head_dim);
             }
         });
     }

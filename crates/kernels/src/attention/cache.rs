@@ -1,11 +1,13 @@
 //! How a cache keeps keys and values: blocks of positions in the order of a table, in a block one head after the other, so that what a
-//! head reads lies together; as f32, bf16, 8 or 4 bits. Here they are written, and read as f32 vectors. Must not know scores.
+//! head reads lies together; as f32, bf16, 8 or 4 bits. Here they are written, and read as f32 vectors. Where a table multiplies bf16 in
+//! pairs, a bf16 cache keeps them in another order ([`super::cache_pairs`]). Must not know scores.
 
 use std::marker::PhantomData;
 
 use super::AttnShape;
+use super::cache_pairs::write_pairs;
 use crate::lanes::{Elem, L, Simd, simd_fn};
-use crate::{Cpu, bf16};
+use crate::{Cpu, Isa, bf16};
 
 /// Values of 8 or 4 bits that share a scale.
 const GROUP: usize = 32;
@@ -28,19 +30,28 @@ impl CacheType {
         let groups = d.div_ceil(GROUP);
         match self {
             CacheType::F32 => 4 * d,
-            CacheType::Bf16 => 2 * d,
+            // Whole pairs.
+            CacheType::Bf16 => 2 * d.next_multiple_of(2),
             CacheType::Q8 => groups * (GROUP + 2),
             CacheType::Q4 => groups * (GROUP / 2 + 4),
         }
     }
 }
 
-/// Keys and values of a cache. Row `r` of a [`Span`](super::Span)'s keys is row `r % block` of the block that entry `r / block`
+/// Which half of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    Keys,
+    Values,
+}
+
+/// Keys and values of a cache, written by the table that reads them. Row `r` of a [`Span`](super::Span)'s keys is row `r % block` of the block that entry `r / block`
 /// of the table names, so each sequence has consecutive entries; `kv_start` is a multiple of `block`.
 #[derive(Clone, Copy, Debug)]
 pub struct Cached<'a> {
     pub kind: CacheType,
-    /// `[blocks, kv_heads, block]` heads of [`CacheType::head_bytes`] each, aligned to 4.
+    /// `[blocks, kv_heads, block]` heads of [`CacheType::head_bytes`] each, aligned to 4. In what order the values of a head's block
+    /// lie is the table's affair.
     pub k: &'a [u8],
     pub v: &'a [u8],
     pub table: &'a [u32],
@@ -72,9 +83,20 @@ impl<'a> Pages<'a> {
     /// The bytes of head `kv` of row `row`.
     #[inline(always)]
     pub fn head(&self, row: usize, kv: usize) -> &'a [u8] {
+        &self.bytes[self.place(row, kv)..][..self.head]
+    }
+
+    /// The bytes of head `kv` of sixteen rows, `row` a multiple of sixteen.
+    #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
+    pub fn sixteen(&self, row: usize, kv: usize) -> &'a [u8] {
+        &self.bytes[self.place(row, kv)..][..L * self.head]
+    }
+
+    #[inline(always)]
+    fn place(&self, row: usize, kv: usize) -> usize {
         let block = self.table[row >> self.shift] as usize;
-        let row = ((block * self.kv_heads + kv) << self.shift) + (row & ((1 << self.shift) - 1));
-        &self.bytes[row * self.head..][..self.head]
+        (((block * self.kv_heads + kv) << self.shift) + (row & ((1 << self.shift) - 1))) * self.head
     }
 }
 
@@ -201,10 +223,16 @@ macro_rules! one_kind {
 pub(super) use one_kind;
 
 impl Cpu {
-    /// Writes the rows of `x[rows.len(), kv_heads·d]` as positions `rows` of a cache: row `r % block` of block `r / block`.
+    /// Whether this table keeps such a cache in pairs, and multiplies them as pairs.
+    pub(super) fn pairs_of(&self, kind: CacheType) -> bool {
+        kind == CacheType::Bf16 && self.isa == Isa::Avx512Bf16
+    }
+
+    /// Writes the rows of `x[rows.len(), kv_heads·d]` as positions `rows` of a half of a cache: row `r % block` of block `r / block`.
     pub fn cache_write(
         &self,
         kind: CacheType,
+        half: Half,
         out: &mut [u8],
         x: &[f32],
         rows: &[u32],
@@ -217,7 +245,13 @@ impl Cpu {
         for (&row, x) in rows.iter().zip(x.chunks_exact((kv_heads * d).max(1))) {
             let (first, inside) = (row as usize / block * block * kv_heads, row as usize % block);
             for (kv, x) in x.chunks_exact(d).enumerate() {
-                write(self.isa, kind, &mut out[(first + kv * block + inside) * head..][..head], x);
+                let row = first + kv * block + inside;
+                if self.pairs_of(kind) {
+                    let sixteen = &mut out[row / L * L * head..][..L * head];
+                    write_pairs(self.isa, half, sixteen, x, row % L);
+                } else {
+                    write(self.isa, kind, &mut out[row * head..][..head], x);
+                }
             }
         }
     }

@@ -70,6 +70,25 @@ mod pairs {
         pub fn enabled() -> Pairs {
             Pairs(Avx512::enabled())
         }
+
+        /// `v` without the second value of each unit.
+        #[inline(always)]
+        pub fn first(self, v: __m512) -> __m512 {
+            // SAFETY: `self` proves the instruction set.
+            unsafe { _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0xffff))) }
+        }
+
+        /// Writes sixteen values as eight units; `acc` plus the values as they were rounded.
+        #[inline(always)]
+        pub fn store_adding(self, out: &mut [f32; 8], v: __m512, acc: __m512) -> __m512 {
+            let rounded = round(v);
+            // SAFETY: `self` proves the instruction set; eight f32 are 256 bits.
+            unsafe {
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), rounded);
+                let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(rounded));
+                _mm512_add_ps(acc, _mm512_castsi512_ps(wide))
+            }
+        }
     }
 
     /// Sixteen rounded bf16.
