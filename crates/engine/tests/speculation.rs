@@ -94,7 +94,7 @@ fn looking_up_changes_no_bit_of_any_answer() {
 #[test]
 fn no_draft_model_changes_a_bit_of_any_answer() {
     for (family, draft) in [("llama", "mistral"), ("qwen3", "llama"), ("gpt2", "gpt2")] {
-        for cache in [CacheType::F32, CacheType::Q8] {
+        for cache in [CacheType::F32, CacheType::Bf16, CacheType::Q8] {
             let plain: Vec<_> = requests()
                 .into_iter()
                 .map(|r| together(&mut engine(family, Settings { cache, ..settings(1) }), vec![r]).remove(0))

@@ -17,14 +17,14 @@ fn pass(device: &Device, model: &Model, kv: &mut Kv, parts: &[Part], int8: bool)
     logits.f32().chunks(logits.cols()).map(|row| row.iter().map(|x| x.to_bits()).collect()).collect()
 }
 
-fn check(family: &str, isa: Isa, int8: bool) {
+fn check(family: &str, isa: Isa, int8: bool, cache: CacheType) {
     let device = Device::cpu(Cpu::with_isa(2, isa));
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(family);
     let mut model = Model::load(&device, &ounce_formats::open(&dir).unwrap(), 64).unwrap_or_else(|e| panic!("{e}"));
     if int8 {
         model.interleave(&device);
     }
-    let mut kv = Kv::new(&device, &model.config, CacheType::F32, 8);
+    let mut kv = Kv::new(&device, &model.config, cache, 8);
     let tokens: Vec<u32> = (0..LEN as u32).map(|i| (i * 31 + 5) % 97).collect();
     let others: Vec<u32> = (0..LEN as u32).map(|i| (i * 17 + 11) % 97).collect();
     let (mine, theirs) = ([2u32, 5], [1u32, 3]);
@@ -37,7 +37,10 @@ fn check(family: &str, isa: Isa, int8: bool) {
         let other = Part { tokens: &others, past: 0, blocks: &theirs };
         got.extend(pass(&device, &model, &mut kv, &[part(cut, LEN), other], int8).into_iter().take(LEN - cut));
         for (i, (got, single)) in got.iter().zip(&single).enumerate() {
-            assert_eq!(got, single, "{family} on {isa:?}, int8 {int8}: row {i} of {LEN}, cut at {cut}");
+            assert_eq!(
+                got, single,
+                "{family} on {isa:?}, int8 {int8}, cache {cache:?}: row {i} of {LEN}, cut at {cut}"
+            );
         }
     }
 }
@@ -47,8 +50,9 @@ fn a_row_has_the_same_bits_in_any_pass_on_every_instruction_set() {
     for isa in Isa::available() {
         for family in ["llama", "gemma3_text", "qwen2", "gpt2"] {
             for int8 in [false, true] {
-                check(family, isa, int8);
+                check(family, isa, int8, CacheType::F32);
             }
+            check(family, isa, true, CacheType::Bf16);
         }
     }
 }

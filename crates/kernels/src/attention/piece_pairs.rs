@@ -62,7 +62,8 @@ fn piece(partial: &mut [f32], memory: [&mut [f32]; 4], call: &Call, tile: &Tile,
     let mut b = 0;
     while b < sixteens {
         let at = keys.start + b * L;
-        b += if sixteens - b >= 4 { score::<4>(p, &mut scored, k, b, at) } else { score::<1>(p, &mut scored, k, b, at) };
+        b +=
+            if sixteens - b >= 4 { score::<4>(p, &mut scored, k, b, at) } else { score::<1>(p, &mut scored, k, b, at) };
     }
 
     let unit = s.splat(shape.scale * std::f32::consts::LOG2_E);
@@ -135,30 +136,36 @@ struct Scored<'a> {
 }
 
 /// Scores of `16 N` keys from position `at` on, the `b`-th sixteen of the piece and its followers, for all rows; returns `N`.
-#[inline(always)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+#[inline]
 fn score<const N: usize>(p: Pairs, to: &mut Scored, k: Units, b: usize, at: usize) -> usize {
     let (mut keys, mut next) = ([[].as_slice(); N], [[].as_slice(); N]);
     for n in 0..N {
         keys[n] = &k.at(b + n).as_chunks().0[..to.depth];
         next[n] = k.ahead(b + n + N);
     }
-    let mut r = 0;
+    // The first rows bring in the keys that come next.
+    let mut r = match to.rows {
+        1 => score_rows::<1, N, true>(p, to, keys, next, 0, b, at),
+        2 => score_rows::<2, N, true>(p, to, keys, next, 0, b, at),
+        3 => score_rows::<3, N, true>(p, to, keys, next, 0, b, at),
+        _ => score_rows::<4, N, true>(p, to, keys, next, 0, b, at),
+    };
     while r < to.rows {
-        // The first rows bring in the keys that come next.
-        let next = if r == 0 { next } else { [[].as_slice(); N] };
         r += match to.rows - r {
-            1 => score_rows::<1, N>(p, to, keys, next, r, b, at),
-            2 => score_rows::<2, N>(p, to, keys, next, r, b, at),
-            3 => score_rows::<3, N>(p, to, keys, next, r, b, at),
-            _ => score_rows::<4, N>(p, to, keys, next, r, b, at),
+            1 => score_rows::<1, N, false>(p, to, keys, next, r, b, at),
+            2 => score_rows::<2, N, false>(p, to, keys, next, r, b, at),
+            3 => score_rows::<3, N, false>(p, to, keys, next, r, b, at),
+            _ => score_rows::<4, N, false>(p, to, keys, next, r, b, at),
         };
     }
     N
 }
 
-/// The same for rows `r..r + R`; returns `R`.
-#[inline(always)]
-fn score_rows<const R: usize, const N: usize>(
+/// The same for rows `r..r + R`; returns `R`. A function of its own, so that nothing but its sums takes registers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+#[inline(never)]
+fn score_rows<const R: usize, const N: usize, const AHEAD: bool>(
     p: Pairs,
     to: &mut Scored,
     keys: [&[[f32; L]]; N],
@@ -167,17 +174,20 @@ fn score_rows<const R: usize, const N: usize>(
     b: usize,
     at: usize,
 ) -> usize {
-    let s = p.lanes();
+    let (s, depth) = (p.lanes(), to.depth);
     let mut acc = [[s.splat(0.0); N]; R];
+    let keys = keys.map(|keys| &keys[..depth]);
     let mut queries = [[].as_slice(); R];
     for i in 0..R {
-        queries[i] = &to.queries[(r + i) * to.wide / 2..][..to.depth];
+        queries[i] = &to.queries[(r + i) * to.wide / 2..][..depth];
     }
-    for c in 0..to.depth {
+    for c in 0..depth {
         let mut right = [s.splat(0.0); N];
         for n in 0..N {
             right[n] = s.load(&keys[n][c]);
-            prefetch(next[n].get(c * L..(c + 1) * L).unwrap_or_default());
+            if AHEAD {
+                prefetch(next[n].get(c * L..(c + 1) * L).unwrap_or_default());
+            }
         }
         for i in 0..R {
             for n in 0..N {
@@ -207,17 +217,9 @@ fn score_rows<const R: usize, const N: usize>(
 }
 
 /// `sums[r, j] += Σ_i p[r, i] · v[i, j]` over `count` positions from the `b`-th sixteen on; the first ones begin the sums.
-#[inline(always)]
-fn add_values(
-    p: Pairs,
-    sums: &mut [f32],
-    units: &[f32],
-    v: Units,
-    b: usize,
-    count: usize,
-    rows: usize,
-    wide: usize,
-) {
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+#[inline]
+fn add_values(p: Pairs, sums: &mut [f32], units: &[f32], v: Units, b: usize, count: usize, rows: usize, wide: usize) {
     let mut values = [[].as_slice(); DEEP];
     for (g, values) in values.iter_mut().enumerate().take(count.div_ceil(L)) {
         *values = v.at(b + g);
@@ -248,7 +250,8 @@ struct Values<'a> {
 }
 
 /// Rows `r..r + R`; returns `R`.
-#[inline(always)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+#[inline]
 fn add_rows<const R: usize>(p: Pairs, to: &mut Values, r: usize) -> usize {
     let (mut j, vectors) = (0, to.wide / L);
     while j < vectors {
@@ -261,8 +264,9 @@ fn add_rows<const R: usize>(p: Pairs, to: &mut Values, r: usize) -> usize {
     R
 }
 
-/// Vectors `j..j + N` of them; returns `N`.
-#[inline(always)]
+/// Vectors `j..j + N` of them; returns `N`. A function of its own as [`score_rows`] is.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+#[inline(never)]
 fn add_vectors<const R: usize, const N: usize>(p: Pairs, to: &mut Values, r: usize, j: usize) -> usize {
     let s = p.lanes();
     let mut acc = [[s.splat(0.0); N]; R];
@@ -308,7 +312,8 @@ fn add_vectors<const R: usize, const N: usize>(p: Pairs, to: &mut Values, r: usi
 }
 
 /// `N` vectors of units. Lanes after the end of a head are anything.
-#[inline(always)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+#[inline]
 fn vectors<const N: usize>(p: Pairs, units: &[f32], at: usize) -> [V<Pairs>; N] {
     let s = p.lanes();
     let mut out = [s.splat(0.0); N];
