@@ -86,7 +86,7 @@ impl Speaker {
             slots,
             context: flags.context.min(model.context),
             int8: !flags.exact,
-            cache: flags.kv_cache.into(),
+            cache: flags.cache(),
             cache_tokens,
             speculate: flags.speculate.into(),
             ..Settings::default()

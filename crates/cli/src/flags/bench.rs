@@ -42,9 +42,10 @@ pub struct Args {
     /// Multiply quantised weights exactly instead of rounding activations to 8 bits; slower
     #[arg(long)]
     pub exact: bool,
-    /// What keys and values of earlier tokens are kept as: less memory for the narrower, and rounded
-    #[arg(long, value_enum, value_name = "TYPE", default_value_t = KvCache::F32)]
-    pub kv_cache: KvCache,
+    /// What keys and values of earlier tokens are kept as: less memory for the narrower, and rounded [default: bf16, with
+    /// --exact f32]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub kv_cache: Option<KvCache>,
     /// Memory to stay within, such as 2GiB [default: what this process may have]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub mem: Option<usize>,

@@ -27,9 +27,10 @@ pub struct Base {
     /// Multiply quantised weights exactly instead of rounding activations to 8 bits; slower
     #[arg(long)]
     pub exact: bool,
-    /// What keys and values of earlier tokens are kept as: less memory for the narrower, and rounded
-    #[arg(long, value_enum, value_name = "TYPE", default_value_t = KvCache::F32)]
-    pub kv_cache: KvCache,
+    /// What keys and values of earlier tokens are kept as: less memory for the narrower, and rounded [default: bf16, with
+    /// --exact f32]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub kv_cache: Option<KvCache>,
     /// Memory to stay within, such as 2GiB: a larger model is read from disk as it runs [default: what this process may have]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub mem: Option<usize>,
@@ -40,6 +41,13 @@ pub struct Base {
     /// Smaller model with the same tokens that makes the guesses: directory, GGUF file or hub name
     #[arg(long, value_name = "MODEL")]
     pub draft_model: Option<String>,
+}
+
+impl Base {
+    /// What a cache keeps if nobody says: where activations are rounded anyway, bf16 costs no accuracy that counts.
+    pub fn cache(&self) -> CacheType {
+        self.kv_cache.unwrap_or(if self.exact { KvCache::F32 } else { KvCache::Bf16 }).into()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
