@@ -4,7 +4,8 @@
 //! With `--rows`, passes of the model instead, without choosing tokens: of 1, 2, 4 … rows that belong to as many sequences, and of
 //! as many rows of one sequence, as when drafts are verified; each after `depth` tokens. A line for each: medians of `tokens` passes.
 //!
-//! `bench_decode MODEL [--prompt 512] [--tokens 128] [--depth 0] [--runs 3] [--threads 2] [--rows 0] [--exact] [--cache bf16]`
+//! `bench_decode MODEL [--prompt 512] [--tokens 128] [--depth 0] [--runs 3] [--threads 2] [--rows 0] [--exact] [--cache TYPE]`
+//! (the cache is bf16, with --exact f32, as in `ounce serve`)
 
 use std::path::Path;
 use std::time::Instant;
@@ -31,7 +32,7 @@ fn main() {
     let vocab = model.config.vocab_size as u64;
     let int8 = !args.iter().any(|a| a == "--exact");
     let at = args.iter().position(|a| a == "--cache");
-    let cache = match at.and_then(|i| args.get(i + 1)).map_or("f32", String::as_str) {
+    let cache = match at.and_then(|i| args.get(i + 1)).map_or(if int8 { "bf16" } else { "f32" }, String::as_str) {
         "f32" => CacheType::F32,
         "bf16" => CacheType::Bf16,
         "q8" => CacheType::Q8,
