@@ -8,12 +8,12 @@ use std::time::Instant;
 use ounce_engine::{Engine, Failure, Finish, Refusal, Request, Settings, TextStream};
 use ounce_formats::template::{ChatTemplate, RenderOptions};
 use ounce_formats::{Checkpoint, peft, prompt};
-use ounce_model::Model;
 use ounce_model::adapters::lora;
+use ounce_model::{Hidden, Model};
 use ounce_plan::probe;
 use ounce_spec::model::GenerationConfig;
-use ounce_tensor::Device;
 use ounce_tensor::kernels::Cpu;
+use ounce_tensor::{Device, Rows};
 use serde_json::Value;
 
 use crate::codes;
@@ -69,6 +69,10 @@ impl Speaker {
         slots: usize,
         cache_tokens: Option<usize>,
     ) -> Result<Speaker> {
+        if flags.draft_model.is_some() && flags.speculate == 0 {
+            return Err(CliError::new(&codes::USAGE, "--draft-model has no guesses to make: --speculate is 0")
+                .help("leave one of the two out"));
+        }
         let checkpoint = model::open(&flags.model, &context.env)?;
         let text = Text::of(&checkpoint)?;
         let (template, own) = text.template_or_chatml()?;
@@ -91,16 +95,16 @@ impl Speaker {
             speculate: flags.speculate.into(),
             ..Settings::default()
         };
-        if flags.draft_model.is_some() && flags.speculate == 0 {
-            return Err(CliError::new(&codes::USAGE, "--draft-model has no guesses to make: --speculate is 0")
-                .help("leave one of the two out"));
-        }
         let draft = flags.draft_model.as_deref();
         let draft = draft.map(|name| draft::open(context, name, &device, &text.tokenizer, &settings)).transpose()?;
         let limit = flags.mem.unwrap_or_else(probe::usable_memory_bytes);
         let weights = held(&checkpoint);
         let guessing = draft.as_ref().map_or(0, |draft| draft.bytes);
-        let need = ounce_train::resident::bytes() + weights + settings.cache_bytes(&model.config) + guessing;
+        let need = ounce_train::resident::bytes()
+            + weights
+            + settings.cache_bytes(&model.config)
+            + working(&checkpoint, &settings)?
+            + guessing;
         if need > limit {
             model.stream(&device, &checkpoint).map_err(|e| CliError::of(&codes::READ, &e))?;
             context.out.note(format!(
@@ -196,6 +200,17 @@ impl Speaker {
 /// Memory for the weights of a model: as they are in their file. Those that are laid out anew let the file's pages go.
 fn held(checkpoint: &Checkpoint) -> usize {
     checkpoint.tensors.iter().map(|(_, tensor)| tensor.bytes.len()).sum()
+}
+
+/// Memory for what a step computes on a piece of a prompt, as a dry run counts it.
+fn working(checkpoint: &Checkpoint, settings: &Settings) -> Result<usize> {
+    let device = Device::dry();
+    let model = Model::load(&device, checkpoint, settings.context).map_err(model_error)?;
+    device.arena().reset_peak();
+    let (weights, rows) = (device.memory().live(), settings.prefill_chunk.min(settings.context).max(1));
+    let mut pass = Hidden::new(Rows::whole(vec![0; rows], &[0, rows]), settings.int8);
+    pass.advance(&model, &device, usize::MAX).map_err(|e| CliError::of(&codes::READ, &e))?;
+    Ok(device.memory().peak_bytes.saturating_sub(weights))
 }
 
 fn attach(model: &mut Model, device: &Device, dir: &str) -> Result<()> {

@@ -22,7 +22,7 @@ fn errors_say_what_where_why_and_what_to_do() {
     }
     let tokenizer = std::fs::read_to_string(place.path("tiny/tokenizer.json")).unwrap();
     place.write("other/tokenizer.json", &tokenizer.replace("\"q\":", "\"~\":"));
-    let cases: [(&str, &[&str]); 20] = [
+    let cases: [(&str, &[&str]); 21] = [
         ("no_verb", &[]),
         ("unknown_verb", &["tone"]),
         ("unknown_flag", &["tune", "--rnak", "8"]),
@@ -37,6 +37,7 @@ fn errors_say_what_where_why_and_what_to_do() {
         ("no_model", &["generate", "org/name", "hi"]),
         ("bad_adapter", &["generate", "tiny", "hi", "--adapter", "wrong-adapter"]),
         ("bad_draft", &["generate", "tiny", "hi", "--draft-model", "other"]),
+        ("draft_without_guesses", &["generate", "tiny", "hi", "--draft-model", "tiny", "--speculate", "0"]),
         ("sampling", &["generate", "tiny", "hi", "--top-p", "0", "--temperature=-1"]),
         ("serve_open", &["serve", "tiny", "--host", "0.0.0.0"]),
         ("bad_task", &["eval", "tiny", "--task", "task.jsonl"]),
