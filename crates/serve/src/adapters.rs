@@ -15,11 +15,13 @@ use crate::models::AdapterFault;
 
 /// `{lora_name, lora_path}`, and `load_inplace` to put it in the place of one that has the name.
 pub async fn load(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let body = body::read(request).await?;
-    let mut fields = Fields::of(&body)?;
-    let (name, path) = (needed(&mut fields, "lora_name"), needed(&mut fields, "lora_path"));
-    let replace = fields.flag("load_inplace").unwrap_or(false);
-    fields.finish()?;
+    let (name, path, replace) = body::read(&app, request, |_, body| {
+        let mut fields = Fields::of(body)?;
+        let (name, path) = (needed(&mut fields, "lora_name"), needed(&mut fields, "lora_path"));
+        let replace = fields.flag("load_inplace").unwrap_or(false);
+        fields.finish().map(|()| (name, path, replace))
+    })
+    .await?;
     let said = format!("Success: LoRA adapter '{name}' added successfully.");
     change(app, move |app| {
         let dir = app.models.allowed(&path)?;
@@ -31,10 +33,12 @@ pub async fn load(State(app): State<Arc<App>>, request: Request) -> Result<Respo
 
 /// `{lora_name}`.
 pub async fn unload(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let body = body::read(request).await?;
-    let mut fields = Fields::of(&body)?;
-    let name = needed(&mut fields, "lora_name");
-    fields.finish()?;
+    let name = body::read(&app, request, |_, body| {
+        let mut fields = Fields::of(body)?;
+        let name = needed(&mut fields, "lora_name");
+        fields.finish().map(|()| name)
+    })
+    .await?;
     let said = format!("Success: LoRA adapter '{name}' removed successfully.");
     change(app, move |app| app.unload_adapter(&name)).await?;
     Ok(said.into_response())

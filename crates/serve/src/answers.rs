@@ -41,8 +41,10 @@ struct Sequence {
 }
 
 impl Answers {
-    pub fn new(ticket: Ticket, tokenizer: &Tokenizer, stop: &[String]) -> Answers {
-        let sequence = || Sequence { decode: tokenizer.stream(), stop: StopMatcher::new(stop), ended: false };
+    /// Where `skip_special`, special tokens are no part of their text.
+    pub fn new(ticket: Ticket, tokenizer: &Tokenizer, stop: &[String], skip_special: bool) -> Answers {
+        let decode = || tokenizer.stream_with(skip_special);
+        let sequence = || Sequence { decode: decode(), stop: StopMatcher::new(stop), ended: false };
         let sequences = ticket.satisfied.iter().map(|_| sequence()).collect();
         Answers { ticket, sequences, tokens: 0, cached: 0 }
     }

@@ -24,8 +24,9 @@ use crate::facts::Facts;
 use crate::fields::Fields;
 use crate::guard::{self, Keys};
 use crate::limits::Limits;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, MetricsCompat};
 use crate::models::{AdapterFault, AdapterLimits, Models};
+use crate::texts::Texts;
 
 /// Threads that compile forms, beside those of the texts.
 pub const FORM_THREADS: usize = 2;
@@ -59,6 +60,7 @@ pub struct Options {
     pub limits: Limits,
     /// Where a line is written for each request: who asked, what for, how many tokens; never what was said.
     pub audit: Option<Arc<File>>,
+    pub metrics_compat: MetricsCompat,
 }
 
 pub struct App {
@@ -84,6 +86,7 @@ pub struct App {
     pub energy: Energy,
     /// When it began to serve, seconds since 1970.
     pub created: u64,
+    pub texts: Texts,
     requests: AtomicU64,
     /// Made when the first request asks for a form.
     grammars: OnceLock<Grammars>,
@@ -97,7 +100,8 @@ impl App {
     /// # Errors
     /// Where the system has no thread for it.
     pub fn start(engine: Engine, served: Served, options: &Options) -> std::io::Result<Arc<App>> {
-        let metrics = Arc::new(Metrics::new(&served.name, engine.settings(), options.adapters.count));
+        let metrics =
+            Arc::new(Metrics::new(&served.name, engine.settings(), options.adapters.count, options.metrics_compat));
         let (context, vocab) = (engine.settings().context, engine.model().config.vocab_size);
         let hidden = engine.model().config.hidden_size;
         let models = Models::new(&served.name, &engine, options.adapters.clone());
@@ -120,6 +124,7 @@ impl App {
             metrics,
             energy: Energy::open(Path::new(energy::ZONES)),
             created: now(),
+            texts: Texts::new(),
             requests: AtomicU64::new(0),
             grammars: OnceLock::new(),
             compiling: Arc::new(Semaphore::new(FORM_THREADS)),

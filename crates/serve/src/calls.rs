@@ -1,11 +1,17 @@
 //! How models call functions: each family writes calls in a dialect of its own, which its chat template gives away. A dialect
 //! knows how a forced call is written (a grammar) and how calls are found in an answer (a [`Reader`]). It knows no HTTP.
 
+mod arguments;
 mod bare;
+mod deepseek;
 pub mod describe;
 mod grammar;
+mod parts;
+#[cfg(test)]
+mod renderings;
 mod scan;
 mod tagged;
+mod values;
 
 use ounce_formats::tokenizer::{Kind, Tokenizer};
 use ounce_grammar::GrammarError;
@@ -13,7 +19,10 @@ use serde_json::Value;
 
 use crate::tools::{Choice, Function, Tools};
 use bare::Bare;
-use tagged::Tagged;
+use deepseek::DeepSeek;
+use parts::{FUNCTIONS, PAIRS};
+use scan::Frame;
+use tagged::{Inside, Tagged};
 
 /// How calls are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +30,14 @@ pub enum Dialect {
     /// `<tool_call>{"name": …, "arguments": …}</tool_call>`, among other text: Hermes, Qwen, Granite, and every model whose
     /// template knows no tools and that is told of them by [`describe`].
     Tagged,
+    /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`, among other text: Qwen3-Coder, Qwen 3.5,
+    /// Nemotron 3, Step 3.5.
+    Functions,
+    /// `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`, among other text: GLM 4.5 and later, Ling 3,
+    /// Laguna.
+    Pairs,
+    /// Marks of its own around name and JSON, after other text: DeepSeek R1, V3, V3.1.
+    DeepSeek(DeepSeek),
     /// The whole answer is `{"name": …, "parameters": …}`: Llama 3.
     Llama,
     /// The whole answer is this control token and `[{"name": …, "arguments": …}, …]`: Mistral.
@@ -44,17 +61,30 @@ impl Dialect {
     pub fn of(template: &str, tokenizer: &Tokenizer) -> Dialect {
         let holds = |text: &str| template.contains(text);
         let control = |text: &str| tokenizer.id(text).filter(|&id| tokenizer.kind(id) == Kind::Control);
+        // A control token is not part of the text, so that no tags are found there.
+        let text = |tags: &[&str]| tags.iter().all(|tag| holds(tag) && control(tag).is_none());
         // Formats in tags of their own, which are not read yet: their models are asked for plain calls.
         let in_tags = ["<function=", "arg_key", "[ARGS]"].into_iter().any(holds);
+        if !describe::knows_tools(template) {
+            return Dialect::Tagged;
+        }
+        if let Some(deepseek) = DeepSeek::of(template, tokenizer) {
+            return Dialect::DeepSeek(deepseek);
+        }
         match control("[TOOL_CALLS]") {
-            _ if !describe::knows_tools(template) => Dialect::Tagged,
+            _ if text(&["<tool_call>", "<function=", "<parameter="]) => Dialect::Functions,
+            _ if text(&["<tool_call>", "<arg_key>", "<arg_value>"]) => Dialect::Pairs,
             _ if in_tags => Dialect::Plain,
             Some(token) if holds("[TOOL_CALLS]") => Dialect::Mistral(token),
-            // A control token is not part of the text, so that no tags are found there.
-            _ if holds("<tool_call>") && control("<tool_call>").is_none() => Dialect::Tagged,
+            _ if text(&["<tool_call>"]) => Dialect::Tagged,
             _ if holds("\"parameters\": ") => Dialect::Llama,
             _ => Dialect::Plain,
         }
+    }
+
+    /// Whether calls are marked by control tokens that a reader has to see.
+    pub fn marks_are_tokens(self) -> bool {
+        matches!(self, Dialect::DeepSeek(deepseek) if deepseek.marks_are_tokens())
     }
 
     /// The field with a call's arguments.
@@ -73,8 +103,13 @@ impl Dialect {
 
     /// A reader of one answer.
     pub fn reader(self, tools: &Tools) -> Reader {
+        let parts = |tags| Inside::Parts(tags, tools.functions.as_slice().into());
+        let tagged = |tags, inside| Reader::Tagged(Tagged::new(tags, inside));
         match (self, tools.choice) {
-            (Dialect::Tagged, _) => Reader::Tagged(Tagged::default()),
+            (Dialect::Tagged, _) => tagged(&tagged::TAGS, Inside::Json(Frame::Object)),
+            (Dialect::Functions, _) => tagged(&tagged::TAGS, parts(&FUNCTIONS)),
+            (Dialect::Pairs, _) => tagged(&tagged::TAGS, parts(&PAIRS)),
+            (Dialect::DeepSeek(_), _) => tagged(&deepseek::TAGS, Inside::Json(Frame::Name)),
             (_, Choice::Auto) => Reader::Bare(Bare::perhaps(tools.functions.clone())),
             _ => Reader::Bare(Bare::certain()),
         }
@@ -112,7 +147,7 @@ impl Reader {
 /// A reader of calls between tags, for the tests of who reads along.
 #[cfg(test)]
 pub fn tagged_reader() -> Reader {
-    Reader::Tagged(Tagged::default())
+    Reader::Tagged(Tagged::new(&tagged::TAGS, Inside::Json(Frame::Object)))
 }
 
 /// A call as JSON to a function that was offered: its name and its arguments.
@@ -145,6 +180,8 @@ mod tests {
         assert_eq!(dialect("{{ messages }}"), Dialect::Tagged);
         assert_eq!(dialect("{{ tools }} {\"name\": <function-name>} <tool_call>"), Dialect::Tagged);
         assert_eq!(dialect("{{ tools }} <tool_call>\n<function=example>"), Dialect::Plain);
+        assert_eq!(dialect("{{ tools }} <tool_call>\n<function=f>\n<parameter=p>"), Dialect::Functions);
+        assert_eq!(dialect("{{ tools }} <tool_call>f\n<arg_key>k</arg_key>\n<arg_value>v"), Dialect::Pairs);
         assert_eq!(dialect("{{ tools }} {\"name\": f, \"parameters\": p}"), Dialect::Llama);
         assert_eq!(dialect("{{ tools }} [TOOL_CALLS]["), Dialect::Mistral(0));
         assert_eq!(dialect("{{ tools }}"), Dialect::Plain);
@@ -162,7 +199,17 @@ mod tests {
             ("meta-llama-Llama-3.1-8B-Instruct", Dialect::Llama),
             ("meta-llama-Llama-3.2-3B-Instruct", Dialect::Llama),
             ("mistralai-Mistral-Nemo-Instruct-2407", Dialect::Mistral(0)),
-            ("Qwen3-Coder", Dialect::Plain),
+            ("Qwen3-Coder", Dialect::Functions),
+            ("Qwen3.5-4B", Dialect::Functions),
+            ("NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", Dialect::Functions),
+            ("StepFun3.5-Flash", Dialect::Functions),
+            ("GLM-4.6", Dialect::Pairs),
+            ("GLM-4.7-Flash", Dialect::Pairs),
+            ("inclusionai-ling-3.0-flash", Dialect::Pairs),
+            ("poolside-Laguna-S-2.1", Dialect::Pairs),
+            // Tags of its own.
+            ("tencent-Hy3", Dialect::Plain),
+            ("ByteDance-Seed-OSS", Dialect::Plain),
             ("google-gemma-2-2b-it", Dialect::Tagged),
         ] {
             let template = std::fs::read_to_string(templates.join(format!("{name}.jinja"))).unwrap();

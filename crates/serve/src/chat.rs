@@ -26,22 +26,22 @@ use crate::tools::{self, Tools};
 const TEMPLATE_SETTINGS: [&str; 3] = ["enable_thinking", "thinking", "reasoning_effort"];
 
 pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let body = body::read(request).await?;
-    let wanted = Wanted::read(&app, &body)?;
+    let wanted = body::read(&app, request, Wanted::read).await?;
     let prompt = encode(&app, wanted.messages, wanted.options).await?;
     app.check_prompt("messages", &prompt)?;
     let sampling = wanted.sampling;
-    let (grammar, reader) = held_to(&app, wanted.tools, wanted.form).await?;
+    let held = held_to(&app, wanted.tools, wanted.form).await?;
     let requests = sampling.each().map(|params| ounce_engine::Request {
-        constraint: grammar.as_ref().map(Grammar::constraint),
+        constraint: held.grammar.as_ref().map(Grammar::constraint),
         ..ounce_engine::Request::new(prompt.clone(), params)
     });
     let answers = Answers::new(
         app.submit(&wanted.model, sampling.n, requests.collect())?,
         &app.served.tokenizer,
         &sampling.params.stop,
+        held.skips_special(),
     );
-    let choices = (0..sampling.n).map(|_| Choice::new(reader())).collect();
+    let choices = (0..sampling.n).map(|_| Choice::new(held.reader())).collect();
     let reply = Reply {
         id: app.id("chatcmpl"),
         created: now(),
@@ -58,17 +58,35 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
 }
 
 /// What an answer is held to, and what finds calls in it.
-pub async fn held_to(
-    app: &Arc<App>,
+pub struct Held {
+    pub grammar: Option<Grammar>,
+    dialect: Dialect,
     tools: Option<Tools>,
-    form: Option<Asked>,
-) -> Result<(Option<Grammar>, impl Fn() -> Reader + use<>), ApiError> {
+}
+
+impl Held {
+    /// A reader of one answer.
+    pub fn reader(&self) -> Reader {
+        self.tools.as_ref().map_or(Reader::Text, |tools| self.dialect.reader(tools))
+    }
+
+    /// Whether special tokens are no part of an answer's text. Where they mark calls, the grammar lets no others through.
+    pub fn skips_special(&self) -> bool {
+        self.tools.is_none() || !self.dialect.marks_are_tokens()
+    }
+}
+
+/// Compiles what an answer is held to.
+///
+/// # Errors
+/// 400 for tools or a form that cannot be kept to.
+pub async fn held_to(app: &Arc<App>, tools: Option<Tools>, form: Option<Asked>) -> Result<Held, ApiError> {
     let dialect = Dialect::of(app.served.template.source(), &app.served.tokenizer);
     let grammar = match &tools {
         None => form::compile(app, form).await?,
         Some(tools) => tools_grammar(app, dialect, tools, form.as_ref()).await?,
     };
-    Ok((grammar, move || tools.as_ref().map_or(Reader::Text, |tools| dialect.reader(tools))))
+    Ok(Held { grammar, dialect, tools })
 }
 
 /// The grammar of an answer that may or must call functions. A schema of arguments that no answer can be kept to is an error
@@ -101,12 +119,17 @@ async fn tools_grammar(
 
 /// The tokens of a conversation, made on a thread of its own.
 pub async fn encode(app: &Arc<App>, messages: Value, options: RenderOptions) -> Result<Vec<u32>, ApiError> {
-    let app = app.clone();
-    let encode = move || prompt::encode_chat(&app.served.template, &app.served.tokenizer, &messages, &options);
-    let encoded = tokio::task::spawn_blocking(encode).await;
+    let (of, bytes) = (app.clone(), contents_bytes(&messages));
+    let encode = move || prompt::encode_chat(&of.served.template, &of.served.tokenizer, &messages, &options);
+    let encoded = app.texts.run(bytes, encode).await;
     encoded
-        .map_err(|_| ApiError::internal("the prompt could not be made"))?
+        .ok_or_else(|| ApiError::internal("the prompt could not be made"))?
         .map_err(|e| ApiError::field("messages", format!("messages cannot be made a prompt: {e}")))
+}
+
+/// How much text is in a conversation.
+fn contents_bytes(messages: &Value) -> usize {
+    messages.as_array().into_iter().flatten().filter_map(|message| Some(message["content"].as_str()?.len())).sum()
 }
 
 /// What a request asks for.

@@ -21,8 +21,7 @@ use crate::sse::{self, Events};
 const DEFAULT_TOKENS: usize = 16;
 
 pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let body = body::read(request).await?;
-    let wanted = Wanted::read(&app, &body)?;
+    let wanted = body::read(&app, request, Wanted::read).await?;
     let sampling = wanted.sampling;
     let (prompts, n, capacity) = (wanted.prompts.len(), sampling.n, app.desk.capacity);
     if prompts * n > capacity {
@@ -45,6 +44,7 @@ pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Res
         app.submit(&wanted.model, sampling.n, requests.collect())?,
         &app.served.tokenizer,
         &sampling.params.stop,
+        true,
     );
     let choices = prompts.iter().flat_map(|prompt| (0..sampling.n).map(|_| Choice::new(&app, prompt, &wanted.shown)));
     let reply = Reply {
@@ -131,17 +131,18 @@ pub fn prompts(value: Option<&Value>) -> Option<Vec<Prompt>> {
 
 /// The tokens of all prompts, made on a thread of its own. A text's special tokens count: it is the whole prompt.
 pub async fn encode(app: &Arc<App>, param: &'static str, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, ApiError> {
-    let app = app.clone();
+    let of = app.clone();
+    let bytes = prompts.iter().map(|prompt| if let Prompt::Text(text) = prompt { text.len() } else { 0 }).sum();
     let encode = move || {
         let one = |prompt| match prompt {
-            Prompt::Text(text) => app.served.tokenizer.encode(&text, true),
+            Prompt::Text(text) => of.served.tokenizer.encode(&text, true),
             Prompt::Tokens(ids) => Ok(ids),
         };
         prompts.into_iter().map(one).collect::<Result<Vec<_>, _>>()
     };
-    let encoded = tokio::task::spawn_blocking(encode).await;
+    let encoded = app.texts.run(bytes, encode).await;
     encoded
-        .map_err(|_| ApiError::internal("the prompt could not be made"))?
+        .ok_or_else(|| ApiError::internal("the prompt could not be made"))?
         .map_err(|e| ApiError::field(param, format!("{param} cannot be tokenized: {e}")))
 }
 

@@ -102,18 +102,19 @@ impl Desk {
         ApiError::busy()
     }
 
-    /// Queues the inputs of a request to be embedded: one place for all of them. They have been checked.
+    /// Queues the inputs of a request to be embedded: one place for all of them, with the name of the adapter where it asks for
+    /// one. They have been checked.
     ///
     /// # Errors
     /// 429 without a place, 503 once the desk is closed, 500 where the engine is gone.
-    pub fn embed(&self, inputs: Vec<Embedding>) -> Result<Vectors, ApiError> {
+    pub fn embed(&self, inputs: Vec<Embedding>, adapter: Option<Arc<str>>) -> Result<Vectors, ApiError> {
         if self.is_closed() {
             return Err(ApiError::stopping("the server is about to end and takes no new requests"));
         }
         let place = self.places.clone().try_acquire_owned().map_err(|_| self.refuse())?;
         audit::current().iter().for_each(|tally| tally.prompt(inputs.iter().map(|i| i.input.len()).sum()));
         let (done, vectors) = oneshot::channel();
-        let order = Order::Embed(Inputs::new(inputs, done, place));
+        let order = Order::Embed(Inputs::new(inputs, done, adapter, place));
         self.orders.try_send(order).map_err(|_| ApiError::internal("the engine has stopped; restart the server"))?;
         Ok(vectors)
     }

@@ -1,6 +1,8 @@
 //! The inputs that the engine embeds, beside the sequences that answer: whose they are, and sending back what comes of them. It
 //! knows no HTTP and no text.
 
+use std::sync::Arc;
+
 use ounce_engine::{Embedding, Engine, SeqId};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -10,6 +12,8 @@ use crate::metrics::Metrics;
 pub struct Inputs {
     inputs: Vec<Embedding>,
     done: oneshot::Sender<Option<Vec<Vec<f32>>>>,
+    /// The name of the adapter they ask for.
+    adapter: Option<Arc<str>>,
     /// Free again when the request has ended.
     _place: OwnedSemaphorePermit,
 }
@@ -18,9 +22,10 @@ impl Inputs {
     pub fn new(
         inputs: Vec<Embedding>,
         done: oneshot::Sender<Option<Vec<Vec<f32>>>>,
+        adapter: Option<Arc<str>>,
         place: OwnedSemaphorePermit,
     ) -> Inputs {
-        Inputs { inputs, done, _place: place }
+        Inputs { inputs, done, adapter, _place: place }
     }
 }
 
@@ -29,6 +34,14 @@ struct Open {
     ids: Vec<SeqId>,
     vectors: Vec<Option<Vec<f32>>>,
     request: Inputs,
+    /// Its turn has come.
+    runs: bool,
+}
+
+impl Open {
+    fn end(&self, metrics: &Metrics) {
+        metrics.embedded(self.request.adapter.as_ref(), self.runs);
+    }
 }
 
 #[derive(Default)]
@@ -43,14 +56,21 @@ impl Embedder {
             engine.submit_embedding(input).expect("inputs are checked before they get a place, and adapters stay")
         };
         let ids: Vec<SeqId> = std::mem::take(&mut request.inputs).into_iter().map(submit).collect();
-        self.open.push(Open { vectors: vec![None; ids.len()], ids, request });
+        metrics.waits(request.adapter.as_ref());
+        self.open.push(Open { vectors: vec![None; ids.len()], ids, request, runs: false });
     }
 
     /// Drops what nobody waits for any more, lets the engine work for a moment, and hands out what is done.
-    pub fn step(&mut self, engine: &mut Engine, cut: bool) {
+    pub fn step(&mut self, engine: &mut Engine, cut: bool, metrics: &Metrics) {
         let gone = |open: &mut Open| cut || open.request.done.is_closed();
         for open in self.open.extract_if(.., gone) {
             open.ids.iter().for_each(|id| engine.cancel(*id));
+            open.end(metrics);
+        }
+        // The engine takes them in turn.
+        if let Some(first) = self.open.first_mut().filter(|first| !first.runs) {
+            first.runs = true;
+            metrics.embeds(first.request.adapter.as_ref());
         }
         match engine.embed() {
             Ok(done) => done.into_iter().for_each(|(id, vector)| self.put(id, vector)),
@@ -58,12 +78,14 @@ impl Embedder {
             Err(_) => {
                 for open in self.open.drain(..) {
                     open.ids.iter().for_each(|id| engine.cancel(*id));
+                    open.end(metrics);
                     let _ = open.request.done.send(None);
                 }
             }
         }
         let whole = |open: &mut Open| open.vectors.iter().all(Option::is_some);
         for open in self.open.extract_if(.., whole) {
+            open.end(metrics);
             let _ = open.request.done.send(open.vectors.into_iter().collect());
         }
     }

@@ -18,8 +18,7 @@ pub const MAX_INPUTS: usize = 2048;
 const MAX_TOKENS: usize = 300_000;
 
 pub async fn handle(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let body = body::read(request).await?;
-    let wanted = Wanted::read(&app, &body)?;
+    let wanted = body::read(&app, request, Wanted::read).await?;
     let inputs = encode(&app, "input", wanted.inputs).await?;
     let tokens: usize = inputs.iter().map(Vec::len).sum();
     if tokens > MAX_TOKENS {

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 /// Seconds after which a client that met a full queue may try again.
-const RETRY_AFTER_S: u64 = 1;
+pub const RETRY_AFTER_S: u64 = 1;
 
 /// An error as the API reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use axum::body::HttpBody;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use axum::http::{HeaderMap, Method};
+use axum::http::header::{AUTHORIZATION, CONNECTION, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
@@ -32,7 +32,7 @@ pub fn salt() -> u64 {
     SALT.try_with(|salt| *salt).unwrap_or(0)
 }
 
-pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     // Paths that are not in the list share one name, so that nobody can make the counters grow.
     let handler = endpoints::at(request.uri().path()).map_or("other", |endpoint| endpoint.path);
     let method = match *request.method() {
@@ -40,7 +40,6 @@ pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next
         Method::POST => "POST",
         _ => "other",
     };
-    request.extensions_mut().insert(app.limits);
     let key = app.keys.holder(request.headers());
     let shown = key.or_else(|| app.admin_keys.holder(request.headers()));
     let tally = app.audit.as_ref().map(|audit| audit.begin(method, handler, shown.as_ref()));
@@ -54,7 +53,11 @@ pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next
             Err(error) => error.into_response(),
         }
     };
-    let response = audit::counted(tally, answer).await;
+    let mut response = audit::counted(tally, answer).await;
+    if app.desk.is_closed() {
+        // The next request had better go elsewhere.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     app.metrics.http(handler, method, response.status().as_u16());
     response
 }

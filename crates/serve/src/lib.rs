@@ -41,12 +41,14 @@ mod router;
 mod sampling;
 mod server;
 mod sse;
+mod texts;
 mod tokens;
 mod tools;
 mod worker;
 
 pub use app::{App, Options, Served};
 pub use limits::Limits;
+pub use metrics::MetricsCompat;
 pub use models::{AdapterFault, AdapterLimits, Loaded, Models};
 pub use router::router;
 pub use server::{ServeError, run};

@@ -1,5 +1,5 @@
-//! What is counted while serving, in Prometheus' text format under vLLM's names, so that dashboards made for it work. Holds
-//! numbers only: nothing of what people write.
+//! What is counted while serving, in Prometheus' text format: under this program's prefix, and under vLLM's, so that dashboards made
+//! for it work. Holds numbers only: nothing of what people write.
 
 mod adapters;
 mod histogram;
@@ -32,6 +32,14 @@ const TOKENS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1
 const STEP_TOKENS: &[f64] = &[1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
 const ANSWERS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0];
 
+/// Whose names the series have besides their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MetricsCompat {
+    #[default]
+    Vllm,
+    None,
+}
+
 /// How a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -63,6 +71,7 @@ pub struct Metrics {
     cache: (usize, bool),
     /// Adapters that may be loaded at a time.
     max_adapters: usize,
+    compat: MetricsCompat,
     counts: Mutex<Counts>,
 }
 
@@ -100,11 +109,12 @@ struct Counts {
 }
 
 impl Metrics {
-    pub fn new(model: &str, settings: &Settings, max_adapters: usize) -> Metrics {
+    pub fn new(model: &str, settings: &Settings, max_adapters: usize, compat: MetricsCompat) -> Metrics {
         Metrics {
             labels: format!("model_name=\"{}\",engine=\"0\"", escaped(model)),
             cache: (settings.blocks(), settings.prefix_cache),
             max_adapters,
+            compat,
             counts: Mutex::new(Counts::new()),
         }
     }
@@ -128,7 +138,7 @@ impl Metrics {
         counts.request_prompt.observe(tokens as f64);
     }
 
-    /// A sequence waits; of which adapter, where of one.
+    /// A sequence waits, or a request with inputs to be embedded; of which adapter, where of one.
     pub fn waits(&self, adapter: Option<&Arc<str>>) {
         adapter.into_iter().for_each(|name| self.counts().adapters.wait(name));
     }
@@ -138,6 +148,16 @@ impl Metrics {
         counts.queue.observe(waited.as_secs_f64());
         counts.cached_tokens += cached as u64;
         adapter.into_iter().for_each(|name| counts.adapters.run(name));
+    }
+
+    /// The turn of a request with inputs to be embedded has come.
+    pub fn embeds(&self, adapter: Option<&Arc<str>>) {
+        adapter.into_iter().for_each(|name| self.counts().adapters.run(name));
+    }
+
+    /// Such a request has ended, which ran or still waited.
+    pub fn embedded(&self, adapter: Option<&Arc<str>>, ran: bool) {
+        adapter.into_iter().for_each(|name| self.counts().adapters.end(name, ran));
     }
 
     /// A step has worked through so many tokens: those that it gave, and the prompts that they are the first for.
@@ -194,11 +214,29 @@ impl Metrics {
 
     /// Everything, as Prometheus reads it.
     pub fn text(&self) -> String {
-        let (counts, labels) = (self.counts(), &self.labels);
+        let counts = self.counts();
         let mut out = String::new();
+        self.series(&counts, "ounce:", &mut out);
+        if self.compat == MetricsCompat::Vllm {
+            self.series(&counts, "vllm:", &mut out);
+        }
+        let name = "ounce:audit_failures_total";
+        let help = "Lines of the audit log that could not be written.";
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}", counts.audit_failures);
+        let name = "http_requests_total";
+        let _ = writeln!(out, "# HELP {name} Answers, by path, method and status.\n# TYPE {name} counter");
+        for ((handler, method, status), n) in &counts.http {
+            let _ = writeln!(out, "{name}{{handler=\"{handler}\",method=\"{method}\",status=\"{status}\"}} {n}");
+        }
+        out
+    }
+
+    /// What vLLM has names for, with `prefix` before them.
+    fn series(&self, counts: &Counts, prefix: &str, out: &mut String) {
+        let labels = &self.labels;
         let mut single = |kind: &str, name: &str, help: &str, value: f64| {
-            let _ =
-                writeln!(out, "# HELP vllm:{name} {help}\n# TYPE vllm:{name} {kind}\nvllm:{name}{{{labels}}} {value}");
+            let name = format!("{prefix}{name}");
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{labels}}} {value}");
         };
         single("gauge", "num_requests_running", "Sequences that run.", counts.running as f64);
         single("gauge", "num_requests_waiting", "Sequences that wait to run.", counts.waiting as f64);
@@ -228,12 +266,12 @@ impl Metrics {
         guesses("spec_decode_num_drafts_total", "Times tokens of a sequence were guessed ahead.", drafts);
         guesses("spec_decode_num_draft_tokens_total", "Tokens guessed.", drafted);
         guesses("spec_decode_num_accepted_tokens_total", "Guessed tokens that the model chose, too.", accepted);
-        let name = "vllm:request_success_total";
+        let name = format!("{prefix}request_success_total");
         let _ = writeln!(out, "# HELP {name} Sequences that ended, by how.\n# TYPE {name} counter");
         for (reason, n) in ["stop", "length", "abort"].iter().zip(counts.ended) {
             let _ = writeln!(out, "{name}{{{labels},finished_reason=\"{reason}\"}} {n}");
         }
-        let name = "vllm:admission_rejections_total";
+        let name = format!("{prefix}admission_rejections_total");
         let _ = writeln!(out, "# HELP {name} Requests that were refused, by why.\n# TYPE {name} counter");
         let _ = writeln!(out, "{name}{{{labels},reason=\"max_num_queued_reqs\"}} {}", counts.rejections);
         for (name, help, histogram) in [
@@ -255,24 +293,15 @@ impl Metrics {
             ("request_params_max_tokens", "Tokens that an answer was allowed.", &counts.params_max_tokens),
             ("iteration_tokens_total", "Tokens of a step.", &counts.step),
         ] {
-            histogram.write(&mut out, &format!("vllm:{name}"), help, labels);
+            histogram.write(out, &format!("{prefix}{name}"), help, labels);
         }
-        counts.adapters.write(&mut out, self.max_adapters);
-        let (name, (blocks, prefix)) = ("vllm:cache_config_info", self.cache);
+        counts.adapters.write(out, prefix, self.max_adapters);
+        let (name, (blocks, found)) = (format!("{prefix}cache_config_info"), self.cache);
         let _ = writeln!(
             out,
             "# HELP {name} The cache of keys and values: tokens of a block, blocks.\n# TYPE {name} gauge\n\
-             {name}{{{labels},block_size=\"{BLOCK}\",num_gpu_blocks=\"{blocks}\",enable_prefix_caching=\"{prefix}\"}} 1"
+             {name}{{{labels},block_size=\"{BLOCK}\",num_gpu_blocks=\"{blocks}\",enable_prefix_caching=\"{found}\"}} 1"
         );
-        let name = "ounce:audit_failures_total";
-        let help = "Lines of the audit log that could not be written.";
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}", counts.audit_failures);
-        let name = "http_requests_total";
-        let _ = writeln!(out, "# HELP {name} Answers, by path, method and status.\n# TYPE {name} counter");
-        for ((handler, method, status), n) in &counts.http {
-            let _ = writeln!(out, "{name}{{handler=\"{handler}\",method=\"{method}\",status=\"{status}\"}} {n}");
-        }
-        out
     }
 }
 

@@ -114,9 +114,7 @@ impl Models {
         let adapter = self.adapter(&loaded, name)?;
         requests.iter_mut().for_each(|request| request.adapter = adapter);
         let sequences = requests.len();
-        // An adapter on the base itself is the base to everyone.
-        let beside = loaded.get_key_value(name).map(|(name, _)| name.clone()).filter(|_| *name != *self.base);
-        desk.submit(requests, n, beside).inspect(|_| self.count(&loaded, name, sequences))
+        desk.submit(requests, n, self.beside(&loaded, name)).inspect(|_| self.count(&loaded, name, sequences))
     }
 
     /// The same for inputs to be embedded.
@@ -128,7 +126,12 @@ impl Models {
         let adapter = self.adapter(&loaded, name)?;
         inputs.iter_mut().for_each(|input| input.adapter = adapter);
         let n = inputs.len();
-        desk.embed(inputs).inspect(|_| self.count(&loaded, name, n))
+        desk.embed(inputs, self.beside(&loaded, name)).inspect(|_| self.count(&loaded, name, n))
+    }
+
+    /// The name of an adapter that is there. One on the base itself is the base to everyone.
+    fn beside(&self, loaded: &BTreeMap<Arc<str>, Loaded>, name: &str) -> Option<Arc<str>> {
+        loaded.get_key_value(name).map(|(name, _)| name.clone()).filter(|_| *name != *self.base)
     }
 
     fn count(&self, loaded: &BTreeMap<Arc<str>, Loaded>, name: &str, n: usize) {

@@ -1,5 +1,5 @@
-//! The beginning and the end of a server: it accepts connections until it is told to stop, then lets running requests finish.
-//! It knows no endpoint.
+//! The beginning and the end of a server: it accepts connections until it is told to stop, then lets running requests finish,
+//! and tells whoever still comes that it is too late. It knows no endpoint.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use serde_json::json;
 use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::app::{App, FORM_THREADS};
-use crate::connection;
+use crate::error::RETRY_AFTER_S;
 use crate::router::router;
+use crate::{connection, texts};
 
-/// Threads that render and tokenize: few, so that long prompts leave the processor to the engine.
-const TEXT_THREADS: usize = 2;
 /// How often the flag that stops a server is looked at.
 const POLL: Duration = Duration::from_millis(50);
 /// For the last bytes of answers, once no sequence runs: at least.
@@ -28,10 +28,12 @@ const CLOSING: Duration = Duration::from_secs(2);
 const REFUSALS: usize = 64;
 /// For a client that is told so to go.
 const LEAVING: Duration = Duration::from_secs(1);
-const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
-    connection: close\r\ncontent-length: 126\r\n\r\n\
-    {\"error\":{\"message\":\"too many connections; try again later\",\"type\":\"server_error\",\"param\":null,\
-    \"code\":\"too_many_connections\"}}";
+/// Once a server closes, for those whose connection is being made: so long nobody new has come, or so long at most.
+const QUIET: Duration = Duration::from_millis(100);
+const LATE: Duration = Duration::from_secs(1);
+/// Code and message of an answer to whom no request is heard of.
+const TOO_MANY: (&str, &str) = ("too_many_connections", "too many connections; try again later");
+const TOO_LATE: (&str, &str) = ("stopping", "the server is about to end and takes no new requests");
 
 /// Why a server cannot serve.
 #[derive(Debug)]
@@ -67,7 +69,7 @@ pub fn run(
 ) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(TEXT_THREADS + FORM_THREADS)
+        .max_blocking_threads(texts::THREADS + FORM_THREADS)
         .build()
         .map_err(ServeError::Start)?;
     runtime.block_on(async {
@@ -110,7 +112,7 @@ async fn accept(listener: TcpListener, app: Arc<App>, mut closing: watch::Receiv
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = closing.changed() => return,
+            _ = closing.changed() => return turn_away(listener, &app, &closing).await,
         };
         // Too many open files, or a client that left at once: others go on.
         let Ok((stream, _)) = accepted else {
@@ -127,7 +129,7 @@ async fn accept(listener: TcpListener, app: Arc<App>, mut closing: watch::Receiv
             app.metrics.http("connection", "other", 503);
             if let Ok(place) = refusals.clone().try_acquire_owned() {
                 tokio::spawn(async move {
-                    let _ = timeout(LEAVING, refuse(stream)).await;
+                    let _ = timeout(LEAVING, refuse(stream, TOO_MANY)).await;
                     drop(place);
                 });
             }
@@ -135,11 +137,39 @@ async fn accept(listener: TcpListener, app: Arc<App>, mut closing: watch::Receiv
     }
 }
 
-/// Answers whoever comes beyond the limit, and takes what it sends until it goes: were the socket closed before, the answer
-/// would be lost with what nobody has read.
-async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
+/// Answers those who wait to be taken when the server closes: closing the socket before would reset their connections, and a proxy
+/// does not know then whether it may ask elsewhere. Who comes after this finds nobody listening, which everyone understands.
+async fn turn_away(listener: TcpListener, app: &App, closing: &watch::Receiver<bool>) {
+    let refuse = |stream| {
+        app.metrics.http("connection", "other", 503);
+        // The server waits for whoever holds one of these.
+        let held = closing.clone();
+        tokio::spawn(async move {
+            let _ = timeout(LEAVING, refuse(stream, TOO_LATE)).await;
+            drop(held);
+        });
+    };
+    let end = Instant::now() + LATE;
+    // Without open files left nobody can be answered.
+    while let Ok(Ok((stream, _))) = timeout_at(end.min(Instant::now() + QUIET), listener.accept()).await {
+        refuse(stream);
+    }
+    // Those who came at the last moment, without waiting once more.
+    let Ok(listener) = listener.into_std() else { return };
+    let last: Vec<_> = std::iter::from_fn(|| listener.accept().ok()).collect();
+    drop(listener);
+    let last = last.into_iter().filter_map(|(stream, _)| {
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    });
+    last.for_each(refuse);
+}
+
+/// Answers whom nobody hears, and takes what it sends until it goes: were the socket closed before, the answer would be lost with
+/// what nobody has read.
+async fn refuse(mut stream: TcpStream, why: (&str, &str)) -> std::io::Result<()> {
     stream.writable().await?;
-    stream.try_write(TOO_MANY.as_bytes())?;
+    stream.try_write(refusal(why).as_bytes())?;
     poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await?;
     let mut taken = [0; 4096];
     loop {
@@ -151,6 +181,17 @@ async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
             Err(e) => return Err(e),
         }
     }
+}
+
+/// An answer with 503, head and all.
+fn refusal((code, message): (&str, &str)) -> String {
+    let error = json!({"message": message, "type": "server_error", "param": null, "code": code});
+    let body = json!({"error": error}).to_string();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: {RETRY_AFTER_S}\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 #[cfg(test)]
@@ -174,9 +215,12 @@ mod tests {
 
     #[test]
     fn the_refusal_is_an_error_of_the_api() {
-        let (head, body) = TOO_MANY.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes", body.len());
-        let body: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!(body["error"]["code"], "too_many_connections");
+        for (code, message) in [TOO_MANY, TOO_LATE] {
+            let text = refusal((code, message));
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes", body.len());
+            let body: serde_json::Value = serde_json::from_str(body).unwrap();
+            assert_eq!((&body["error"]["code"], &body["error"]["message"]), (&json!(code), &json!(message)));
+        }
     }
 }

@@ -134,7 +134,7 @@ pub fn run(mut engine: Engine, orders: Receiver<Order>, metrics: &Metrics, cut: 
                 }
             }
         }
-        embedder.step(&mut engine, cut);
+        embedder.step(&mut engine, cut, metrics);
         metrics.load(&engine);
     }
 }

@@ -144,16 +144,19 @@ fn metrics_name_the_adapters_that_run() {
         text.contains(&format!("vllm:lora_requests_info{{max_lora=\"8\",running_lora_adapters=\"{labels}\""))
     };
     assert!(info("") && !info("one"));
-    // So small a model is soon done: until one is caught at it.
-    common::eventually("it is named", || {
-        let mut body = common::four(1);
-        (body["model"], body["n"]) = ("one".into(), 8.into());
-        let streams = [0; 4].map(|_| server.send("POST", "/v1/completions", "", &body.to_string()));
-        let named = info("one");
-        streams.into_iter().for_each(|stream| drop(read(stream)));
-        named
-    });
-    common::eventually("it is named no more", || info(""));
+    let mut answers = common::four(1);
+    (answers["model"], answers["n"]) = ("one".into(), 8.into());
+    let vectors = json!({"model": "one", "input": vec!["a".repeat(60); 200]});
+    for (path, body) in [("/v1/completions", answers), ("/v1/embeddings", vectors)] {
+        // So small a model is soon done: until one is caught at it.
+        common::eventually("it is named", || {
+            let streams = [0; 4].map(|_| server.send("POST", path, "", &body.to_string()));
+            let named = (0..50).any(|_| info("one"));
+            streams.into_iter().for_each(|stream| drop(read(stream)));
+            named
+        });
+        common::eventually("it is named no more", || info(""));
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@
 mod common;
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Server, app, eventually, four, long, patience, pick, read};
@@ -131,4 +132,27 @@ fn heads_and_bodies_beyond_the_limits_are_refused() {
     let mut slow = TcpStream::connect(server.address).unwrap();
     slow.write_all(b"GET /health HTTP/1.1\r\nHost:").unwrap();
     assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn who_waits_to_be_taken_when_a_server_ends_gets_an_answer() {
+    let (app, stop, mut waiting) = (app(1, 4), AtomicBool::new(false), Vec::new());
+    // Here it listens, and takes nobody yet: all of them wait in the system's queue when it is told to stop.
+    let ready = |address: SocketAddr| {
+        for _ in 0..64 {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            waiting.push(stream);
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    ounce_serve::run(app, any, Duration::from_secs(5), &stop, ready).unwrap();
+    for stream in waiting {
+        let answer = read(stream);
+        assert_eq!(answer.status, 503, "{}", answer.head);
+        let head = answer.head.to_lowercase();
+        assert!(head.contains("retry-after: 1") && head.contains("connection: close"), "{head}");
+        assert_eq!(answer.json()["error"]["code"], "stopping");
+    }
 }

@@ -175,3 +175,41 @@ fn numbers_beyond_the_limits_name_their_field() {
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("context_length_exceeded")));
     assert!(answer.body.contains("has 64 tokens") && answer.body.contains("has 64 positions"), "{}", answer.body);
 }
+
+#[test]
+fn large_bodies_hold_up_nobody() {
+    let server = server(Limits::default());
+    // Numbers by the million, which no prompt is: to see that, all of it has to be read.
+    let body = format!("{{\"prompt\":{{\"a\":[{}0]}}}}", "0,".repeat(3_900_000));
+    let mut large: Vec<TcpStream> = (0..6)
+        .map(|_| {
+            let mut stream = connect(&server);
+            stream.write_all(post("/tokenize", body.len()).as_bytes()).unwrap();
+            stream.write_all(&body.as_bytes()[..body.len() - 1]).unwrap();
+            stream
+        })
+        .collect();
+    // Once they are nearly there, all become whole at once.
+    assert_eq!(server.get("/health").status, 200);
+    std::thread::sleep(Duration::from_millis(300));
+    large.iter_mut().for_each(|stream| stream.write_all(b"}").unwrap());
+    let mut answered = 0;
+    let ended = |stream: &TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        let ended = stream.peek(&mut [0]).is_ok();
+        stream.set_nonblocking(false).unwrap();
+        ended
+    };
+    while !large.iter().all(ended) {
+        assert_eq!(server.get("/health").status, 200);
+        assert_eq!(server.post("/tokenize", &json!({"prompt": "hi"})).status, 200);
+        answered += 1;
+    }
+    // On the thread of the sockets one pair would have to wait for a body or two each time.
+    assert!(answered > 24, "{answered} pairs of small requests beside six large ones");
+    for mut stream in large {
+        let mut taken = [0; 4096];
+        let n = stream.read(&mut taken).unwrap();
+        assert!(taken[..n].starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&taken[..n]));
+    }
+}

@@ -12,13 +12,14 @@ const MESSAGES: &str = "{% for m in messages %}{{ m['role'][0] + ':' + m['conten
                         {% if add_generation_prompt %}a:{% endif %}";
 
 /// Chat templates that give dialects away.
-fn templates() -> [(&'static str, String); 4] {
+fn templates() -> [(&'static str, String); 5] {
     let knows = "{% if tools %}{{ tools | length }}{% endif %}";
     [
         ("tagged", format!("{knows}{{# <tool_call> #}}{MESSAGES}")),
         ("llama", format!("{knows}{{# \"parameters\": #}}{MESSAGES}")),
         ("mistral", format!("{knows}{{# [TOOL_CALLS] #}}{MESSAGES}")),
         ("plain", format!("{knows}{MESSAGES}")),
+        ("pairs", format!("{knows}{{# <tool_call> <arg_key> <arg_value> #}}{MESSAGES}")),
     ]
 }
 

@@ -14,6 +14,13 @@ pub enum Pooling {
     Cls,
 }
 
+/// Whose dashboards find their series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum MetricsCompat {
+    Vllm,
+    None,
+}
+
 /// Serve a model over HTTP, as the OpenAI API does
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:\n  \
@@ -84,6 +91,9 @@ pub struct Args {
     /// never what was said
     #[arg(long, value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
+    /// Whose names /metrics has besides its own (ounce:…)
+    #[arg(long, value_name = "WHOSE", value_enum, default_value_t = MetricsCompat::Vllm)]
+    pub metrics_compat: MetricsCompat,
     /// Longest time that running answers have to finish after Ctrl-C or SIGTERM, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain_timeout: u64,

@@ -18,7 +18,7 @@ use self::watch::Watch;
 use super::Context;
 use crate::codes::{self, Exit};
 use crate::error::{CliError, Result};
-use crate::flags::serve::{Args, Pooling};
+use crate::flags::serve::{Args, MetricsCompat, Pooling};
 use crate::model;
 use crate::output::units;
 use crate::signals::Signals;
@@ -59,6 +59,10 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         },
         limits: Limits { connections, ..Limits::default() },
         audit,
+        metrics_compat: match args.metrics_compat {
+            MetricsCompat::Vllm => ounce_serve::MetricsCompat::Vllm,
+            MetricsCompat::None => ounce_serve::MetricsCompat::None,
+        },
     };
     let served = Served {
         name: name.clone(),

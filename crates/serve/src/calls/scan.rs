@@ -1,13 +1,25 @@
-//! [`Scan`]: one call, `{"name": …, "arguments": …}`, read while it is written. A grammar has seen to it that it is one; it is only
-//! cut here, not checked.
+//! [`Scan`]: one call whose arguments are JSON, read while it is written. A grammar has seen to it that it is one; it is only cut
+//! here, not checked.
 
 use super::Delta;
+use super::deepseek;
 
 #[derive(Debug, Default)]
 pub struct Scan {
     state: State,
+    frame: Frame,
     /// What cannot be told yet: the call up to its arguments.
     held: String,
+}
+
+/// What stands around the arguments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Frame {
+    /// `{"name": …, "arguments": …}`
+    #[default]
+    Object,
+    /// The name before them, as DeepSeek has it.
+    Name,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -27,13 +39,20 @@ enum State {
 }
 
 impl Scan {
+    pub fn new(frame: Frame) -> Scan {
+        Scan { frame, ..Scan::default() }
+    }
+
     /// Takes more text. What belongs to the call goes to `out`; what comes after its end is given back.
     pub fn push<'a>(&mut self, text: &'a str, out: &mut Vec<Delta>) -> Option<&'a str> {
         let mut rest = text;
         if self.state == State::Head {
             let before = self.held.len();
             self.held += text;
-            let (name, at) = head(&self.held)?;
+            let (name, at) = match self.frame {
+                Frame::Object => head(&self.held)?,
+                Frame::Name => deepseek::head(&self.held)?,
+            };
             out.push(Delta::Call(name));
             self.state = State::Arguments { depth: 0, quoted: false, escaped: false };
             // The arguments begin in what has just come: the head was not whole before.
@@ -46,6 +65,9 @@ impl Scan {
                 out.push(Delta::Arguments(rest[..end].into()));
             }
             rest = &rest[end..];
+        }
+        if self.state == State::Tail && self.frame == Frame::Name {
+            self.state = State::Done;
         }
         if self.state == State::Tail {
             let end = rest.find('}')?;

@@ -1,14 +1,35 @@
-//! Calls between `<tool_call>` and `</tool_call>`, text before, between and after them. A grammar has seen to it that what stands
-//! between the tags is a call.
+//! Calls between tags, text before, between and after them. A grammar has seen to it that what stands between the tags is a call.
+
+use std::sync::Arc;
 
 use super::Delta;
-use super::scan::Scan;
+use super::parts::{self, Parts};
+use super::scan::{Frame, Scan};
+use crate::tools::Function;
 
-const OPEN: &str = "<tool_call>";
-const CLOSE: &str = "</tool_call>";
+/// What shows where calls are.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tags {
+    /// Around all calls; nothing is said with them.
+    pub around: [&'static str; 2],
+    pub open: &'static str,
+    pub close: &'static str,
+}
 
-#[derive(Debug, Default)]
+pub const TAGS: Tags = Tags { around: ["", ""], open: "<tool_call>", close: "</tool_call>" };
+
+/// How a call is written between its tags.
+#[derive(Debug)]
+pub enum Inside {
+    Json(Frame),
+    /// To one of these functions.
+    Parts(&'static parts::Tags, Arc<[Function]>),
+}
+
+#[derive(Debug)]
 pub struct Tagged {
+    tags: &'static Tags,
+    inside: Inside,
     state: State,
     /// Blanks, and what may become a tag.
     held: String,
@@ -16,16 +37,20 @@ pub struct Tagged {
     called: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum State {
-    #[default]
     Text,
-    Call(Scan),
+    Scan(Scan),
+    Parts(Parts),
     /// Behind a call, before its closing tag.
     Close,
 }
 
 impl Tagged {
+    pub fn new(tags: &'static Tags, inside: Inside) -> Tagged {
+        Tagged { tags, inside, state: State::Text, held: String::new(), called: false }
+    }
+
     pub fn push(&mut self, text: &str) -> Vec<Delta> {
         let mut out = Vec::new();
         let mut text = text.to_owned();
@@ -33,26 +58,39 @@ impl Tagged {
             match &mut self.state {
                 State::Text => {
                     self.held += &text;
-                    let Some(at) = self.held.find(OPEN) else {
+                    for around in self.tags.around.iter().filter(|around| !around.is_empty()) {
+                        self.held = self.held.replace(around, "");
+                    }
+                    let Some(at) = self.held.find(self.tags.open) else {
                         self.say(&mut out);
                         return out;
                     };
-                    text = self.held.split_off(at)[OPEN.len()..].to_owned();
+                    text = self.held.split_off(at)[self.tags.open.len()..].to_owned();
                     // Blanks before a call are nothing that is said.
                     self.held.truncate(self.held.trim_end().len());
                     self.say(&mut out);
                     self.called = true;
-                    self.state = State::Call(Scan::default());
+                    self.state = match &self.inside {
+                        Inside::Json(frame) => State::Scan(Scan::new(*frame)),
+                        Inside::Parts(tags, functions) => {
+                            State::Parts(Parts::new(tags, self.tags.close, functions.clone()))
+                        }
+                    };
                 }
-                State::Call(scan) => {
+                State::Scan(scan) => {
                     let Some(rest) = scan.push(&text, &mut out) else { return out };
                     text = rest.to_owned();
                     self.state = State::Close;
                 }
+                State::Parts(parts) => {
+                    let Some(rest) = parts.push(&text, &mut out) else { return out };
+                    text = rest;
+                    self.state = State::Close;
+                }
                 State::Close => {
                     self.held += &text;
-                    let Some(at) = self.held.find(CLOSE) else { return out };
-                    text = std::mem::take(&mut self.held).split_off(at + CLOSE.len());
+                    let Some(at) = self.held.find(self.tags.close) else { return out };
+                    text = std::mem::take(&mut self.held).split_off(at + self.tags.close.len());
                     self.state = State::Text;
                 }
             }
@@ -61,7 +99,9 @@ impl Tagged {
 
     /// Says what is held but for blanks at its end and what may become a tag.
     fn say(&mut self, out: &mut Vec<Delta>) {
-        let tag = (0..self.held.len()).find(|&at| self.held.is_char_boundary(at) && OPEN.starts_with(&self.held[at..]));
+        let tags = [self.tags.open, self.tags.around[0], self.tags.around[1]];
+        let begins = |rest: &str| tags.iter().any(|tag| tag.starts_with(rest));
+        let tag = (0..self.held.len()).find(|&at| self.held.is_char_boundary(at) && begins(&self.held[at..]));
         let shown = self.held[..tag.unwrap_or(self.held.len())].trim_end().len();
         if shown == 0 {
             return;
@@ -79,7 +119,7 @@ impl Tagged {
             State::Text if self.called => self.held.trim_start().to_owned(),
             State::Text => std::mem::take(&mut self.held),
             // A call that was cut short has been told as far as it came.
-            State::Call(_) | State::Close => String::new(),
+            State::Scan(_) | State::Parts(_) | State::Close => String::new(),
         };
         if rest.is_empty() { Vec::new() } else { vec![Delta::Text(rest)] }
     }
@@ -90,8 +130,8 @@ mod tests {
     use super::*;
 
     /// Text and calls, pieces joined.
-    fn read(text: &str, size: usize) -> (String, Vec<(String, String)>) {
-        let (mut reader, mut said, mut calls) = (Tagged::default(), String::new(), Vec::new());
+    fn read(mut reader: Tagged, text: &str, size: usize) -> (String, Vec<(String, String)>) {
+        let (mut said, mut calls) = (String::new(), Vec::new());
         let chars: Vec<char> = text.chars().collect();
         let mut deltas: Vec<Delta> =
             chars.chunks(size).flat_map(|piece| reader.push(&piece.iter().collect::<String>())).collect();
@@ -129,7 +169,8 @@ mod tests {
             ("<tool_call>{\"na", "", vec![]),
         ] {
             for size in 1..=text.chars().count() {
-                assert_eq!(read(text, size), (said.to_owned(), calls.clone()), "{text:?} by {size}");
+                let reader = Tagged::new(&TAGS, Inside::Json(Frame::Object));
+                assert_eq!(read(reader, text, size), (said.to_owned(), calls.clone()), "{text:?} by {size}");
             }
         }
     }

@@ -10,7 +10,7 @@ use super::escaped;
 
 #[derive(Default)]
 pub struct Adapters {
-    /// Sequences that run and that wait, by the adapter's name.
+    /// Sequences that run and that wait, and requests with inputs to be embedded, by the adapter's name.
     open: BTreeMap<Arc<str>, Open>,
 }
 
@@ -43,14 +43,14 @@ impl Adapters {
     }
 
     /// The series, with the time as its value, so that whoever reads several finds the latest. `most` adapters may be there.
-    pub fn write(&self, out: &mut String, most: usize) {
+    pub fn write(&self, out: &mut String, prefix: &str, most: usize) {
         let names = |which: fn(&Open) -> usize| {
             let names = self.open.iter().filter(|(_, open)| which(open) > 0).map(|(name, _)| escaped(name));
             names.collect::<Vec<_>>().join(",")
         };
         let (running, waiting) = (names(|open| open.running), names(|open| open.waiting));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let name = "vllm:lora_requests_info";
+        let name = format!("{prefix}lora_requests_info");
         let _ = writeln!(
             out,
             "# HELP {name} Adapters whose sequences run and wait, at this time.\n# TYPE {name} gauge\n\
@@ -68,7 +68,7 @@ mod tests {
         let (mut adapters, a, b): (_, Arc<str>, Arc<str>) = (Adapters::default(), "a".into(), "b\"".into());
         let labels = |adapters: &Adapters| {
             let mut out = String::new();
-            adapters.write(&mut out, 8);
+            adapters.write(&mut out, "vllm:", 8);
             out.lines().last().unwrap().rsplit_once(' ').unwrap().0.to_owned()
         };
         let want = |running: &str, waiting: &str| {

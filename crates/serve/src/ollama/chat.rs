@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::calls::paired;
 use super::reply::{Reply, Shape};
-use super::request::{Common, check_model};
+use super::request::{Asked, Common};
 use crate::app::App;
 use crate::chat::{composed, encode};
 use crate::error::ApiError;
@@ -18,16 +18,19 @@ use crate::{body, messages, tools};
 
 pub async fn chat(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let begun = Instant::now();
-    let body = body::read(request).await?;
-    let mut fields = Fields::of(&body)?;
-    let common = Common::read(&app, &mut fields);
-    let tools = tools::offered(&mut fields);
-    let messages = read_messages(&mut fields);
-    fields.finish()?;
-    let model = check_model(&app, &body)?;
-    let reply = Reply::new(&app, &body, model, Shape::Chat, begun);
-    let Some(messages) = messages else { return Ok(reply.loaded()) };
-    let conversation = composed(&app, messages, tools, common.template.clone());
+    let (common, model, conversation) = body::read(&app, request, |app, body| {
+        let mut fields = Fields::of(body)?;
+        let common = Common::read(app, &mut fields);
+        let tools = tools::offered(&mut fields);
+        let messages = read_messages(&mut fields);
+        fields.finish()?;
+        let model = Asked::read(app, body)?;
+        let conversation = messages.map(|messages| composed(app, messages, tools, common.template.clone()));
+        Ok((common, model, conversation))
+    })
+    .await?;
+    let reply = Reply::new(&app, model, Shape::Chat, begun);
+    let Some(conversation) = conversation else { return Ok(reply.loaded()) };
     let prompt = encode(&app, conversation.messages, conversation.options).await?;
     app.check_prompt("messages", &prompt)?;
     reply.run(prompt, common, conversation.tools).await

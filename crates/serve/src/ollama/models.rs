@@ -38,17 +38,16 @@ pub async fn tags(State(app): State<Arc<App>>) -> Response {
 
 /// `POST /api/show`.
 pub async fn show(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let mut body = body::read(request).await?;
-    let mut fields = Fields::of(&body)?;
-    model_field(&mut fields);
-    // What the field was called once.
-    let old = fields.text("name").map(String::from);
-    fields.flag("verbose");
-    fields.finish()?;
-    if let (Some(old), true) = (old, body["model"].is_null()) {
-        body["model"] = old.into();
-    }
-    let name = check_model(&app, &body)?;
+    let name = body::read(&app, request, |app, body| {
+        let mut fields = Fields::of(body)?;
+        model_field(&mut fields);
+        // What the field was called once.
+        let old = fields.text("name");
+        fields.flag("verbose");
+        fields.finish()?;
+        check_model(app, body["model"].as_str().or(old))
+    })
+    .await?;
     Ok(json_response(&json!({
         "modelfile": format!("FROM {name}\n"),
         "parameters": parameters(&app),

@@ -11,7 +11,7 @@ use ounce_grammar::Grammar;
 use serde_json::{Value, json};
 
 use super::calls::{Calls, Piece};
-use super::request::Common;
+use super::request::{Asked, Common};
 use crate::answers::{Answers, Part};
 use crate::app::App;
 use crate::chat::held_to;
@@ -37,8 +37,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub fn new(app: &Arc<App>, body: &Value, model: Arc<str>, shape: Shape, begun: Instant) -> Reply {
-        let name = body["model"].as_str().unwrap_or(&model).to_owned();
+    pub fn new(app: &Arc<App>, Asked { model, name }: Asked, shape: Shape, begun: Instant) -> Reply {
         Reply { app: app.clone(), model, name, shape, begun }
     }
 
@@ -51,12 +50,12 @@ impl Reply {
 
     pub async fn run(self, prompt: Vec<u32>, asked: Common, tools: Option<Tools>) -> Result<Response, ApiError> {
         let (app, prompt_tokens, stop) = (&self.app, prompt.len(), asked.params.stop.clone());
-        let (grammar, reader) = held_to(app, tools, asked.form).await?;
-        let calls = Calls::new(reader());
-        let constraint = grammar.as_ref().map(Grammar::constraint);
+        let held = held_to(app, tools, asked.form).await?;
+        let calls = Calls::new(held.reader());
+        let constraint = held.grammar.as_ref().map(Grammar::constraint);
         let request = Request { constraint, ..Request::new(prompt, asked.params) };
         let ticket = app.submit(&self.model, 1, vec![request])?;
-        let answers = Answers::new(ticket, &app.served.tokenizer, &stop);
+        let answers = Answers::new(ticket, &app.served.tokenizer, &stop, held.skips_special());
         match asked.stream {
             true => Ok(sse::lines(move |events| self.stream(answers, calls, prompt_tokens, events))),
             false => self.whole(answers, calls, prompt_tokens).await,

@@ -12,14 +12,14 @@ use super::options;
 use crate::app::{App, model_field};
 use crate::error::ApiError;
 use crate::fields::{Fields, kind};
-use crate::form::Asked;
+use crate::form;
 
 pub struct Common {
     pub params: SamplingParams,
     pub stream: bool,
     pub template: RenderOptions,
     /// Of the answer.
-    pub form: Option<Asked>,
+    pub form: Option<form::Asked>,
 }
 
 impl Common {
@@ -38,7 +38,7 @@ impl Common {
 }
 
 /// `"json"`, or a schema.
-fn format(fields: &mut Fields) -> Option<Asked> {
+fn format(fields: &mut Fields) -> Option<form::Asked> {
     let form = match fields.value("format")? {
         Value::String(text) if text.is_empty() => return None,
         Value::String(text) if text == "json" => Form::json_object(),
@@ -48,7 +48,7 @@ fn format(fields: &mut Fields) -> Option<Asked> {
             return None;
         }
     };
-    Some(Asked { param: "format".into(), form })
+    Some(form::Asked { param: "format".into(), form })
 }
 
 /// `think` is true, false or how much.
@@ -79,8 +79,28 @@ pub fn refuse(fields: &mut Fields, name: &str, why: &str) {
     }
 }
 
-/// The model that a request names, if it is here. Ollama's clients may add the tag `:latest`.
-pub fn check_model(app: &App, body: &Value) -> Result<Arc<str>, ApiError> {
-    let asked = body.get("model").and_then(Value::as_str);
-    app.check_model(&json!({"model": asked.map(|name| name.strip_suffix(":latest").unwrap_or(name))}))
+/// A model that a request asks for, and what it calls it.
+pub struct Asked {
+    pub model: Arc<str>,
+    pub name: String,
+}
+
+impl Asked {
+    /// The one that a body names.
+    ///
+    /// # Errors
+    /// As [`check_model`].
+    pub fn read(app: &App, body: &Value) -> Result<Asked, ApiError> {
+        let name = body["model"].as_str();
+        let model = check_model(app, name)?;
+        Ok(Asked { name: name.unwrap_or(&model).to_owned(), model })
+    }
+}
+
+/// The model of this name, if it is here; one that names none asks for the base. Ollama's clients may add the tag `:latest`.
+///
+/// # Errors
+/// 404 where it is not.
+pub fn check_model(app: &App, name: Option<&str>) -> Result<Arc<str>, ApiError> {
+    app.check_model(&json!({"model": name.map(|name| name.strip_suffix(":latest").unwrap_or(name))}))
 }

@@ -1,0 +1,143 @@
+//! What templates of real models write of calls is what readers find in it, however it comes, and what grammars let through. Of
+//! templates where they are at hand, and of what they write as it stands here.
+
+use ounce_formats::template::{ChatTemplate, RenderOptions};
+use ounce_formats::tokenizer::Tokenizer;
+use serde_json::{Value, json};
+
+use super::grammar::tests::{follow_with, tokenizer};
+use super::{Delta, Dialect, Reader};
+use crate::tools::{Choice, Function, Tools};
+
+fn tools() -> Tools {
+    let all = json!({"type": "object", "properties": {"n": {"type": "integer"}, "on": {"type": "boolean"},
+        "list": {"type": "array"}, "text": {"type": "string"}, "maybe": {"type": ["string", "null"]}},
+        "required": ["n"], "additionalProperties": false});
+    let none = json!({"type": "object", "properties": {}, "additionalProperties": false});
+    let functions: Vec<Function> = [("first", all), ("second", none)]
+        .map(|(name, parameters)| Function { name: name.into(), parameters, strict: true })
+        .into();
+    let tool = |f: &Function| json!({"type": "function", "function": {"name": f.name, "description": "d", "parameters": f.parameters}});
+    Tools { list: functions.iter().map(tool).collect(), functions, choice: Choice::Auto, parallel: true }
+}
+
+/// The arguments of the call of `first`, and the call of `second` has none.
+fn arguments() -> Value {
+    json!({"n": 12, "on": true, "list": [1, "a"], "text": "12\n<b> \"two\"\n", "maybe": "12"})
+}
+
+/// Text and calls, pieces of `size` characters joined.
+fn read(mut reader: Reader, text: &str, size: usize) -> (String, Vec<(String, Value)>) {
+    let (mut said, mut calls) = (String::new(), Vec::<(String, String)>::new());
+    let chars: Vec<char> = text.chars().collect();
+    let mut deltas: Vec<Delta> =
+        chars.chunks(size).flat_map(|piece| reader.push(&piece.iter().collect::<String>())).collect();
+    deltas.extend(reader.finish());
+    for delta in deltas {
+        match delta {
+            Delta::Text(text) => said += &text,
+            Delta::Call(name) => calls.push((name, String::new())),
+            Delta::Arguments(piece) => calls.last_mut().unwrap().1 += &piece,
+        }
+    }
+    let json = |text: &str| serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    (said, calls.iter().map(|(name, arguments)| (name.clone(), json(arguments))).collect())
+}
+
+fn check(dialect: Dialect, tokenizer: &Tokenizer, said: &str, text: &str) {
+    let calls = [("first".to_owned(), arguments()), ("second".to_owned(), json!({}))];
+    let tools = tools();
+    for size in 1..=text.chars().count() {
+        let found = read(dialect.reader(&tools), text, size);
+        assert_eq!(found, (said.to_owned(), calls.to_vec()), "{dialect:?} by {size}: {text}");
+    }
+    assert_eq!(follow_with(tokenizer, dialect, &tools, text), (text.to_owned(), true), "{dialect:?}");
+    let forced = Tools { choice: Choice::Required, ..tools };
+    let only = text[said.len()..].trim();
+    assert_eq!(follow_with(tokenizer, dialect, &forced, only), (only.to_owned(), true), "{dialect:?}");
+}
+
+const FUNCTIONS: &str = "I look.\n\n<tool_call>\n<function=first>\n<parameter=n>\n12\n</parameter>\n<parameter=on>\nTrue\n\
+    </parameter>\n<parameter=list>\n[1, \"a\"]\n</parameter>\n<parameter=text>\n12\n<b> \"two\"\n\n</parameter>\n\
+    <parameter=maybe>\n12\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=second>\n</function>\n</tool_call>";
+
+#[test]
+fn calls_are_read_and_let_through_as_models_write_them() {
+    let text = tokenizer(false);
+    let pairs = "I look.\n<tool_call>first\n<arg_key>n</arg_key>\n<arg_value>12</arg_value>\n<arg_key>on</arg_key>\n\
+        <arg_value>true</arg_value>\n<arg_key>list</arg_key>\n<arg_value>[1, \"a\"]</arg_value>\n<arg_key>text</arg_key>\n\
+        <arg_value>12\n<b> \"two\"\n</arg_value>\n<arg_key>maybe</arg_key>\n<arg_value>12</arg_value>\n</tool_call>\n\
+        <tool_call>second\n</tool_call>";
+    check(Dialect::Functions, &text, "I look.", FUNCTIONS);
+    check(Dialect::Pairs, &text, "I look.", pairs);
+    check(Dialect::Pairs, &text, "I look.", &pairs.replace("\n<arg", "<arg").replace("\n</tool", "</tool"));
+    let first = arguments().to_string();
+    for control in [false, true] {
+        let tokenizer = tokenizer(control);
+        let v3 = format!(
+            "I look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>first<｜tool▁sep｜>{first}<｜tool▁call▁end｜>\
+             <｜tool▁call▁begin｜>second<｜tool▁sep｜>{{}}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+        );
+        let r1 = format!(
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>first\n```json\n{first}\n```<｜tool▁call▁end｜>\n\
+             <｜tool▁call▁begin｜>function<｜tool▁sep｜>second\n```json\n{{}}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+        );
+        for (said, text) in [("I look.", v3), ("", r1)] {
+            let dialect = Dialect::of(&format!("{{{{ tools }}}} {text}"), &tokenizer);
+            assert!(matches!(dialect, Dialect::DeepSeek(_)) && dialect.marks_are_tokens() == control);
+            check(dialect, &tokenizer, said, &text);
+        }
+    }
+}
+
+#[test]
+fn a_call_that_is_cut_short_is_told_as_far_as_it_came() {
+    let tools = tools();
+    for (cut, arguments) in [
+        ("<parameter=n>", ""),
+        ("</parameter>\n<parameter=on>", "{\"n\": "),
+        ("\n<parameter=list>", "{\"n\": 12, \"on\": true"),
+        ("<b>", "{\"n\": 12, \"on\": true, \"list\": [1, \"a\"], \"text\": \"12"),
+    ] {
+        let mut reader = Dialect::Functions.reader(&tools);
+        let mut deltas = reader.push(&FUNCTIONS[..FUNCTIONS.find(cut).unwrap()]);
+        deltas.extend(reader.finish());
+        let told: String =
+            deltas.iter().filter_map(|d| if let Delta::Arguments(a) = d { Some(a.as_str()) } else { None }).collect();
+        assert_eq!(told, arguments, "{cut}");
+    }
+}
+
+#[test]
+fn what_templates_write_is_read_and_let_through() {
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets");
+    let assets = std::env::var("OUNCE_ASSETS").unwrap_or_else(|_| here.into());
+    let templates = std::path::Path::new(&assets).join("templates");
+    if !templates.is_dir() {
+        return;
+    }
+    let (tools, tokenizer) = (tools(), tokenizer(false));
+    let call = |name: &str, arguments: Value| json!({"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}});
+    let calls = [call("first", arguments()), call("second", json!({}))];
+    for (name, said, end) in [
+        ("Qwen3-Coder", "I look.", "<|im_end|>"),
+        ("Qwen3.5-4B", "I look.", "<|im_end|>"),
+        ("NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "I look.", "<|im_end|>"),
+        ("StepFun3.5-Flash", "I look.", "<|im_end|>"),
+        ("GLM-4.6", "I look.", ""),
+        ("GLM-4.7-Flash", "I look.", ""),
+        ("llama-cpp-deepseek-r1", "", "<｜end▁of▁sentence｜>"),
+    ] {
+        let source = std::fs::read_to_string(templates.join(format!("{name}.jinja"))).unwrap();
+        let dialect = Dialect::of(&source, &tokenizer);
+        let template = ChatTemplate::new(&source, Some("<s>"), Some("</s>")).unwrap();
+        let messages =
+            json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": said, "tool_calls": calls}]);
+        let options = RenderOptions { tools: Some(tools.list.clone()), ..RenderOptions::default() };
+        let text = template.render(&messages, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let from = if said.is_empty() { text.rfind("<｜tool▁calls▁begin｜>") } else { text.rfind(said) };
+        let text = &text[from.unwrap_or_else(|| panic!("{name}: {text}"))..];
+        let text = if end.is_empty() { text } else { &text[..text.find(end).unwrap()] };
+        check(dialect, &tokenizer, said, text.trim_end());
+    }
+}
