@@ -23,7 +23,7 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<R
 
 /// What is to be tokenized.
 enum Wanted {
-    Messages(Conversation),
+    Messages(Box<Conversation>),
     Prompt { text: String, special: bool },
 }
 
@@ -32,7 +32,7 @@ impl Wanted {
         let mut fields = Fields::of(body)?;
         model_field(&mut fields);
         let wanted = if fields.value("messages").is_some() {
-            Wanted::Messages(chat::conversation(app, &mut fields))
+            Wanted::Messages(Box::new(chat::conversation(app, &mut fields)))
         } else {
             let special = fields.flag("add_special_tokens").unwrap_or(true);
             let text = fields.text("prompt").map(String::from);

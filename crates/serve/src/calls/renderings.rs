@@ -6,6 +6,7 @@ use ounce_formats::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use super::grammar::tests::{follow_with, tokenizer};
+use super::tests::template;
 use super::{Delta, Dialect, Reader};
 use crate::tools::{Choice, Function, Tools};
 
@@ -110,12 +111,6 @@ fn a_call_that_is_cut_short_is_told_as_far_as_it_came() {
 
 #[test]
 fn what_templates_write_is_read_and_let_through() {
-    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets");
-    let assets = std::env::var("OUNCE_ASSETS").unwrap_or_else(|_| here.into());
-    let templates = std::path::Path::new(&assets).join("templates");
-    if !templates.is_dir() {
-        return;
-    }
     let (tools, tokenizer) = (tools(), tokenizer(false));
     let call = |name: &str, arguments: Value| json!({"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}});
     let calls = [call("first", arguments()), call("second", json!({}))];
@@ -128,13 +123,13 @@ fn what_templates_write_is_read_and_let_through() {
         ("GLM-4.7-Flash", "I look.", ""),
         ("llama-cpp-deepseek-r1", "", "<｜end▁of▁sentence｜>"),
     ] {
-        let source = std::fs::read_to_string(templates.join(format!("{name}.jinja"))).unwrap();
+        let Some(source) = template(name) else { return };
         let dialect = Dialect::of(&source, &tokenizer);
-        let template = ChatTemplate::new(&source, Some("<s>"), Some("</s>")).unwrap();
+        let own = ChatTemplate::new(&source, Some("<s>"), Some("</s>")).unwrap();
         let messages =
             json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": said, "tool_calls": calls}]);
         let options = RenderOptions { tools: Some(tools.list.clone()), ..RenderOptions::default() };
-        let text = template.render(&messages, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let text = own.render(&messages, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
         let from = if said.is_empty() { text.rfind("<｜tool▁calls▁begin｜>") } else { text.rfind(said) };
         let text = &text[from.unwrap_or_else(|| panic!("{name}: {text}"))..];
         let text = if end.is_empty() { text } else { &text[..text.find(end).unwrap()] };
