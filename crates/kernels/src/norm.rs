@@ -43,15 +43,8 @@ simd_fn! {
     }
 }
 simd_fn! {
-    fn add_rmsnorm_row[E: Elem](
-        s, sum: &mut [E], out: &mut [E], a: &[E], b: &[E], w: &[f32], add: f32, eps: f32,
-    ) -> f32 {
-        // The norm sees the sum as it is stored: a later pass that reads it gets the same result.
+    fn add_row[E: Elem](s, sum: &mut [E], a: &[E], b: &[E]) {
         map2(s, sum, a, b, #[inline(always)] |a, b| s.add(a, b));
-        let rstd = 1.0 / (squares(s, sum) / sum.len() as f32 + eps).sqrt();
-        let (r, add) = (s.splat(rstd), s.splat(add));
-        map2(s, out, sum, w, #[inline(always)] |x, w| s.mul(s.mul(x, r), s.add(w, add)));
-        rstd
     }
 }
 simd_fn! {
@@ -231,16 +224,64 @@ impl Cpu {
         let lengths = [sum.len(), out.len(), a.len(), b.len()];
         check("add_rmsnorm", rows, c, &lengths, &[rstd.len()], &[w.len()]);
         one_type!(a, E => {
-            let (sum, out) = (E::output(sum, "add_rmsnorm"), E::output(out, "add_rmsnorm"));
-            let (a, b) = (E::input(a, "add_rmsnorm"), E::input(b, "add_rmsnorm"));
-            let (sum, out, rstd) = (Split::new(sum), Split::new(out), Split::new(rstd));
-            self.each_row(rows, c, |row| {
-                let r = row * c..(row + 1) * c;
+            let rstd = Split::new(rstd);
+            self.add_norm::<E>("add_rmsnorm", sum, out, a, b, rows, c, |row, out, sum| {
                 // SAFETY: every row belongs to one call.
-                let (sum, out, rstd) = unsafe { (sum.part(r.clone()), out.part(r.clone()), rstd.part(row..row + 1)) };
-                rstd[0] = add_rmsnorm_row(self.isa, sum, out, &a[r.clone()], &b[r], w, add, eps);
+                let rstd = unsafe { rstd.part(row..row + 1) };
+                rstd[0] = rmsnorm_row(self.isa, out, sum, w, add, eps);
             });
         })
+    }
+
+    /// `sum = a + b`; `out = layernorm(sum)`.
+    pub fn add_layernorm(
+        &self,
+        sum: Out,
+        out: Out,
+        mean: &mut [f32],
+        rstd: &mut [f32],
+        a: In,
+        b: In,
+        w: &[f32],
+        bias: &[f32],
+        eps: f32,
+        rows: usize,
+        c: usize,
+    ) {
+        let lengths = [sum.len(), out.len(), a.len(), b.len()];
+        check("add_layernorm", rows, c, &lengths, &[mean.len(), rstd.len()], &[w.len(), bias.len()]);
+        one_type!(a, E => {
+            let (mean, rstd) = (Split::new(mean), Split::new(rstd));
+            self.add_norm::<E>("add_layernorm", sum, out, a, b, rows, c, |row, out, sum| {
+                // SAFETY: every row belongs to one call.
+                let (mean, rstd) = unsafe { (mean.part(row..row + 1), rstd.part(row..row + 1)) };
+                (mean[0], rstd[0]) = layernorm_row(self.isa, out, sum, w, bias, eps);
+            });
+        })
+    }
+
+    /// `sum = a + b`, and `norm(row, out, sum)` of each row while it is in the cache. The norm sees the sum as it is stored: a
+    /// later pass that reads it gets the same result.
+    fn add_norm<E: Elem>(
+        &self,
+        kernel: &str,
+        sum: Out,
+        out: Out,
+        a: In,
+        b: In,
+        rows: usize,
+        c: usize,
+        norm: impl Fn(usize, &mut [E], &[E]) + Sync,
+    ) {
+        let (sum, out) = (Split::new(E::output(sum, kernel)), Split::new(E::output(out, kernel)));
+        let (a, b) = (E::input(a, kernel), E::input(b, kernel));
+        self.each_row(rows, c, |row| {
+            let r = row * c..(row + 1) * c;
+            // SAFETY: every row belongs to one call.
+            let (sum, out) = unsafe { (sum.part(r.clone()), out.part(r.clone())) };
+            add_row(self.isa, sum, &a[r.clone()], &b[r]);
+            norm(row, out, sum);
+        });
     }
 
     /// `out = (x - mean) · rstd · w + b`.

@@ -148,6 +148,8 @@ fn shapes() -> Vec<AttnShape> {
         shape(3, 1, 64, true, None),
         shape(4, 4, 80, true, None),
         shape(9, 3, 40, true, Some(37)),
+        shape(5, 1, 96, true, None),
+        shape(7, 1, 128, true, Some(300)),
         shape(4, 1, 256, true, Some(512)),
         shape(2, 2, 16, false, None),
         shape(2, 1, 15, true, Some(100)),

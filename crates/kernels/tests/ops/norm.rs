@@ -42,11 +42,14 @@ fn norms() {
             let (x, x2, dy, w, b) = (new(1), new(2), new(3), random(c, 4), random(c, 5));
             let (mut rstd, mut mu, mut rstd2, mut rstd3) = (vec![0.0; m], vec![0.0; m], vec![0.0; m], vec![0.0; m]);
             let (mut y, mut z, mut sum, mut out) = (new(6), new(6), new(6), new(6));
+            let (mut mu2, mut rstd4, mut sum2, mut out2) = (vec![0.0; m], vec![0.0; m], new(6), new(6));
             let (mut dx, mut dz, mut dw, mut dw2) = (new(7), new(7), new(8), new(8));
             let start = dx.f64();
             cpu.rmsnorm(y.set(), &mut rstd, x.get(), &w, 1.0, 1e-5, m, c);
             cpu.layernorm(z.set(), &mut mu, &mut rstd2, x.get(), &w, &b, 1e-5, m, c);
             cpu.add_rmsnorm(sum.set(), out.set(), &mut rstd3, x.get(), x2.get(), &w, 0.0, 1e-5, m, c);
+            let (means, rstds, both) = (&mut mu2, &mut rstd4, (sum2.set(), out2.set()));
+            cpu.add_layernorm(both.0, both.1, means, rstds, x.get(), x2.get(), &w, &b, 1e-5, m, c);
             cpu.rmsnorm_bwd(dx.set(), Some(dw.set()), dy.get(), x.get(), &w, 1.0, &rstd, true, m, c);
             cpu.layernorm_bwd(dz.set(), Some(dw2.set()), dy.get(), x.get(), &w, &mu, &rstd2, false, m, c);
             let (x, x2, dy, sums) = (x.f64(), x2.f64(), dy.f64(), sum.f64());
@@ -58,7 +61,10 @@ fn norms() {
                 (z.f64(), rows(&x, c, |_, x| norm(x, &w, &b, true).0)),
                 (sums.clone(), zip([&x, &x2], |[a, b]| a + b)),
                 (out.f64(), rows(&sums, c, |_, x| norm(x, &w, &zero, false).0)),
+                (sum2.f64(), zip([&x, &x2], |[a, b]| a + b)),
+                (out2.f64(), rows(&sums, c, |_, x| norm(x, &w, &b, true).0)),
                 (wide(&mu), rows(&x, c, |_, x| vec![mean(x)])),
+                (wide(&mu2), rows(&sums, c, |_, x| vec![mean(x)])),
                 (
                     dw.f64(),
                     rows(&x, c, |i, x| {

@@ -82,8 +82,7 @@ impl Family for Gpt2 {
         let parts = g.split(qkv, 3);
         let attended = attend(g, parts[0], parts[1], parts[2], rows, b.shape, kv.map(|kv| (kv, i)));
         let attended = b.out.forward(g, attended, rows);
-        let x = g.add(x, attended);
-        let h = g.layernorm(x, b.norm_2.0, b.norm_2.1, self.eps);
+        let (x, h) = g.add_layernorm(x, attended, b.norm_2.0, b.norm_2.1, self.eps);
         let up = b.up.forward(g, h, rows);
         let up = g.act(up, b.act);
         let fed = b.down.forward(g, up, rows);

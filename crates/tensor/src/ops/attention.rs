@@ -143,6 +143,7 @@ pub(crate) mod samples {
             ("causal, grouped", shape(4, 2, 16, None), vec![span(0, 13)]),
             ("ragged", shape(2, 2, 8, None), vec![span(0, 5), span(5, 1), span(6, 9)]),
             ("sliding window", shape(2, 1, 16, Some(4)), vec![span(0, 11), span(11, 3)]),
+            ("three heads of 96 to one", shape(3, 1, 96, None), vec![span(0, 3), span(3, 2)]),
             ("bidirectional", AttnShape { causal: false, ..shape(2, 1, 8, None) }, vec![span(0, 6)]),
         ];
         cases

@@ -15,6 +15,7 @@ pub mod linear;
 pub mod linear_cross_entropy;
 pub mod low_rank;
 pub mod low_rank_rows;
+mod norm;
 pub mod rmsnorm;
 pub mod rope;
 pub mod select_rows;
@@ -103,13 +104,14 @@ ops! {
     Dropout(dropout::Dropout),
     Embedding(embedding::Embedding),
     Glu(glu::Glu),
-    LayerNorm(layernorm::LayerNorm),
+    LayerNorm(norm::Alone<layernorm::LayerNorm>),
+    AddLayerNorm(norm::AfterSum<layernorm::LayerNorm>),
     Linear(linear::Linear),
     LinearCrossEntropy(linear_cross_entropy::LinearCrossEntropy),
     LowRank(low_rank::LowRank),
     LowRankRows(low_rank_rows::Update),
-    RmsNorm(rmsnorm::RmsNorm),
-    AddRmsNorm(rmsnorm::AddRmsNorm),
+    RmsNorm(norm::Alone<rmsnorm::RmsNorm>),
+    AddRmsNorm(norm::AfterSum<rmsnorm::RmsNorm>),
     Rope(rope::Rope),
     SelectRows(select_rows::SelectRows),
     Split(split::Split),
