@@ -3,6 +3,8 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
 
+use crate::meter::{Call, Meter, STEP};
+
 /// Direct reads want whole pages: of the file, and of the memory they go to.
 pub const PAGE: usize = 4096;
 
@@ -12,6 +14,9 @@ pub struct DirectFile {
     path: Arc<Path>,
     plain: File,
     direct: Option<File>,
+    meter: Arc<Meter>,
+    /// What calls name it.
+    name: Arc<str>,
 }
 
 /// Where in a file a read ended before its time, and why.
@@ -22,16 +27,25 @@ pub struct Stopped {
 }
 
 impl DirectFile {
-    pub fn open(path: &Path) -> io::Result<DirectFile> {
+    /// `meter` counts its calls.
+    pub fn open(path: &Path, meter: Arc<Meter>) -> io::Result<DirectFile> {
         let plain = File::open(path)?;
         scattered(&plain);
-        Ok(DirectFile { path: path.into(), plain, direct: open_direct(path) })
+        let name = path.display().to_string().into();
+        Ok(DirectFile { path: path.into(), plain, direct: open_direct(path), meter, name })
     }
 
     /// Fills `into` with the few bytes from `at` on, through the cache: they may be wanted again.
     pub fn read_few(&self, into: &mut [u8], at: u64) -> Result<(), Stopped> {
         let needed = into.len();
-        fill(&mut |into, at| self.plain.read_at(into, at), into, at, needed)
+        fill(&mut |into, at| self.call(&self.plain, into, at), into, at, needed)
+    }
+
+    /// One call to the file.
+    fn call(&self, file: &File, into: &mut [u8], at: u64) -> io::Result<usize> {
+        let bytes = into.len().min(STEP);
+        let call = Call { verb: "read", bytes, at, file: self.name.clone() };
+        self.meter.measure(call, || file.read_at(&mut into[..bytes], at))
     }
 
     pub fn path(&self) -> &Path {
@@ -49,13 +63,13 @@ impl DirectFile {
         let aligned = |n: usize| n.is_multiple_of(PAGE);
         let whole = aligned(into.as_ptr().addr()) && aligned(into.len()) && at.is_multiple_of(PAGE as u64);
         if let Some(direct) = self.direct.as_ref().filter(|_| whole) {
-            match fill(&mut |into, at| direct.read_at(into, at), into, at, needed) {
+            match fill(&mut |into, at| self.call(direct, into, at), into, at, needed) {
                 // This file system wants larger blocks, or it refuses after all.
                 Err(stopped) if stopped.source.kind() == io::ErrorKind::InvalidInput => {}
                 done => return done,
             }
         }
-        let done = fill(&mut |into, at| self.plain.read_at(into, at), into, at, needed);
+        let done = fill(&mut |into, at| self.call(&self.plain, into, at), into, at, needed);
         forget(&self.plain, at, into.len());
         done
     }
@@ -124,7 +138,7 @@ mod tests {
         let path = dir.path().join("a");
         let content: Vec<u8> = (0..3 * PAGE + 100).map(|i| (i / 7) as u8).collect();
         std::fs::write(&path, &content).unwrap();
-        let file = DirectFile::open(&path).unwrap();
+        let file = DirectFile::open(&path, Arc::default()).unwrap();
         let mut memory = memmap2::MmapMut::map_anon(4 * PAGE).unwrap();
         // Direct where the disk allows it, up to the file's end; then through the cache.
         file.read(&mut memory, 0, content.len()).unwrap();

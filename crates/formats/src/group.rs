@@ -10,6 +10,7 @@ use std::{io, mem};
 use crate::OpenError;
 use crate::bytes::Place;
 use crate::direct::{DirectFile, PAGE};
+use crate::meter::Meter;
 use crate::restore::Restore;
 
 /// Bytes between two tensors that are rather read along than skipped by a second read.
@@ -26,7 +27,10 @@ pub struct Wanted {
 
 /// Open files, each once.
 #[derive(Debug, Default)]
-pub struct Files(BTreeMap<Arc<Path>, Arc<DirectFile>>);
+pub struct Files {
+    open: BTreeMap<Arc<Path>, Arc<DirectFile>>,
+    meter: Arc<Meter>,
+}
 
 /// A tensor of which a few rows are read at a time.
 #[derive(Debug)]
@@ -78,12 +82,18 @@ pub struct ReadError {
 }
 
 impl Files {
+    /// Counts the calls of all of them, also of those that are opened later.
+    pub fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
+    }
+
     fn open(&mut self, path: &Arc<Path>) -> Result<Arc<DirectFile>, OpenError> {
-        if let Some(file) = self.0.get(path) {
+        if let Some(file) = self.open.get(path) {
             return Ok(file.clone());
         }
-        let file = DirectFile::open(path).map_err(|source| OpenError::Io { path: path.to_path_buf(), source })?;
-        Ok(self.0.entry(path.clone()).or_insert(Arc::new(file)).clone())
+        let file = DirectFile::open(path, self.meter());
+        let file = file.map_err(|source| OpenError::Io { path: path.to_path_buf(), source })?;
+        Ok(self.open.entry(path.clone()).or_insert(Arc::new(file)).clone())
     }
 }
 

@@ -18,6 +18,7 @@ pub mod group;
 pub mod guard;
 pub mod hf;
 pub mod hub;
+pub mod meter;
 mod mmap;
 pub mod peft;
 pub mod prompt;
@@ -28,6 +29,7 @@ pub mod scratch;
 pub mod template;
 pub mod tensors;
 pub mod tokenizer;
+pub mod units;
 
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, Kind, open};

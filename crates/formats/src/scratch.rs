@@ -8,10 +8,13 @@ mod space;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use memmap2::MmapMut;
 
 use crate::direct::PAGE;
+use crate::meter::{Call, Meter, STEP};
+use crate::units;
 pub use disk::{Disk, free_bytes, is_memory};
 use space::Space;
 
@@ -27,6 +30,9 @@ pub struct ScratchFile {
     space: Arc<Mutex<Space>>,
     /// Aligned memory that is in nobody's hands.
     bounces: Mutex<Vec<MmapMut>>,
+    meter: Meter,
+    /// What calls name it.
+    name: Arc<str>,
 }
 
 /// Whole pages of a scratch file. Who drops it gives them back.
@@ -52,19 +58,25 @@ pub enum ScratchError {
     #[error("cannot make a scratch file in {}: {source}; choose a directory that may be written to", dir.display())]
     Create { dir: PathBuf, source: io::Error },
     #[error(
-        "the disk of {} is too full for a scratch file: {needed} bytes more are needed, {free} are free; \
-         free some or choose a directory on another disk", dir.display()
+        "the disk of {} is too full for a scratch file: {} more are needed, {} are free; \
+         free some or choose a directory on another disk", dir.display(), units::bytes(*needed as usize), units::bytes(*free as usize)
     )]
     Full { dir: PathBuf, needed: u64, free: u64 },
-    #[error("cannot take {needed} bytes more for the scratch file in {}: {source}", dir.display())]
+    #[error("cannot take {} more for the scratch file in {}: {source}", units::bytes(*needed as usize), dir.display())]
     Reserve { dir: PathBuf, needed: u64, source: io::Error },
-    #[error("cannot write {bytes} bytes at byte {at} of the scratch file in {}: {source}; {RESUME}", dir.display())]
+    #[error(
+        "cannot write {} at byte {at} of the scratch file in {}: {source}; {RESUME}",
+        units::bytes(*bytes), dir.display()
+    )]
     Write { dir: PathBuf, at: u64, bytes: usize, source: io::Error },
-    #[error("cannot read {bytes} bytes at byte {at} of the scratch file in {}: {source}; {RESUME}", dir.display())]
+    #[error(
+        "cannot read {} at byte {at} of the scratch file in {}: {source}; {RESUME}",
+        units::bytes(*bytes), dir.display()
+    )]
     Read { dir: PathBuf, at: u64, bytes: usize, source: io::Error },
     #[error(
-        "the {bytes} bytes at byte {at} of the scratch file in {} are not those that were written there: \
-         the disk or what lies between damages data; use another one; {RESUME}", dir.display()
+        "the {} at byte {at} of the scratch file in {} are not what was written there: \
+         the disk or what lies between damages data; use another one; {RESUME}", units::bytes(*bytes), dir.display()
     )]
     Damaged { dir: PathBuf, at: u64, bytes: usize },
 }
@@ -80,7 +92,9 @@ impl ScratchFile {
 
     /// On something else than a file; `dir` is what errors call it.
     pub fn on(disk: Box<dyn Disk>, dir: &Path) -> ScratchFile {
-        ScratchFile { dir: dir.into(), disk, space: Arc::default(), bounces: Mutex::default() }
+        let name = format!("the scratch file in {}", dir.display()).into();
+        let (space, bounces, meter) = (Arc::default(), Mutex::default(), Meter::default());
+        ScratchFile { dir: dir.into(), disk, space, bounces, meter, name }
     }
 
     /// Room for `bytes` bytes: what was given back, else more of the disk, which is taken at once. A disk that is too full is
@@ -110,16 +124,13 @@ impl ScratchFile {
         assert!(bytes.len() as u64 <= region.bytes, "{} bytes do not fit into {}", bytes.len(), region.bytes);
         *lock(&region.written) = None;
         let write = |piece: &[u8], at: usize| {
-            self.disk.write(piece, region.at + at as u64).map_err(|source| ScratchError::Write {
-                dir: self.dir.clone(),
-                at: region.at + at as u64,
-                bytes: piece.len(),
-                source,
-            })
+            let (at, bytes) = (region.at + at as u64, piece.len());
+            let written = self.call("write", bytes, at, || self.disk.write(piece, at));
+            written.map_err(|source| ScratchError::Write { dir: self.dir.clone(), at, bytes, source })
         };
         let (straight, rest) = bytes.split_at(whole_pages(bytes));
-        if !straight.is_empty() {
-            write(straight, 0)?;
+        for (i, piece) in straight.chunks(STEP).enumerate() {
+            write(piece, i * STEP)?;
         }
         if !rest.is_empty() {
             let mut bounce = self.take_bounce()?;
@@ -138,17 +149,13 @@ impl ScratchFile {
         let written = lock(&region.written).expect("a region is written before it is read");
         assert_eq!(into.len(), written.bytes, "a region is read as it was written");
         let read = |piece: &mut [u8], at: usize| {
-            let bytes = piece.len();
-            self.disk.read(piece, region.at + at as u64).map_err(|source| ScratchError::Read {
-                dir: self.dir.clone(),
-                at: region.at + at as u64,
-                bytes,
-                source,
-            })
+            let (at, bytes) = (region.at + at as u64, piece.len());
+            let read = self.call("read", bytes, at, || self.disk.read(piece, at));
+            read.map_err(|source| ScratchError::Read { dir: self.dir.clone(), at, bytes, source })
         };
         let (straight, rest) = into.split_at_mut(whole_pages(into));
-        if !straight.is_empty() {
-            read(straight, 0)?;
+        for (i, piece) in straight.chunks_mut(STEP).enumerate() {
+            read(piece, i * STEP)?;
         }
         if !rest.is_empty() {
             let mut bounce = self.take_bounce()?;
@@ -164,8 +171,23 @@ impl ScratchFile {
         Ok(())
     }
 
+    /// What it has not answered.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// How long it may answer nothing before it is taken to hang.
+    pub fn patience(&self) -> Duration {
+        self.disk.patience()
+    }
+
+    fn call<T>(&self, verb: &'static str, bytes: usize, at: u64, work: impl FnOnce() -> T) -> T {
+        self.meter.measure(Call { verb, bytes, at, file: self.name.clone() }, work)
+    }
+
     fn grow(&self, at: u64, needed: u64) -> Result<(), ScratchError> {
-        self.disk.allocate(at, needed).map_err(|source| match (source.kind(), self.disk.free_bytes()) {
+        let taken = self.call("allocation", needed as usize, at, || self.disk.allocate(at, needed));
+        taken.map_err(|source| match (source.kind(), self.disk.free_bytes()) {
             (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, Ok(free)) => {
                 ScratchError::Full { dir: self.dir.clone(), needed, free }
             }

@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ounce_formats::group::{Files, Group, Table, Wanted};
+use ounce_formats::meter::{Meter, PATIENCE};
 use ounce_formats::{Checkpoint, OpenError};
-use ounce_tensor::{Device, ParamId, ReadError, Source, Stream, Weight};
+use ounce_tensor::{Device, ParamId, Progress, ReadError, Source, Stream, Weight};
 
 use crate::load;
 use crate::model::Model;
@@ -16,6 +17,7 @@ use crate::model::Model;
 struct File {
     groups: Vec<Group>,
     tables: Vec<Table>,
+    meter: Arc<Meter>,
 }
 
 impl Source for File {
@@ -26,6 +28,11 @@ impl Source for File {
 
     fn read_rows(&self, table: usize, ids: &[u32], row_bytes: usize, block: &mut [u8]) -> Result<(), ReadError> {
         self.tables[table].read(ids, row_bytes, block).map_err(ReadError::new)
+    }
+
+    fn progress(&self) -> Progress {
+        let oldest = self.meter.oldest().map(|call| call.to_string());
+        Progress { answered: self.meter.answered(), oldest, patience: PATIENCE }
     }
 }
 
@@ -68,7 +75,8 @@ impl Model {
         }
         let bytes = groups.iter().map(Group::bytes).collect();
         let failed = |source| OpenError::Io { path: checkpoint.path.clone(), source };
-        let stream = Stream::new(device, bytes, Arc::new(File { groups, tables })).map_err(failed)?;
+        let stream =
+            Stream::new(device, bytes, Arc::new(File { groups, tables, meter: files.meter() })).map_err(failed)?;
         for (id, (part, table)) in slots {
             let Weight::Stored { bytes, .. } = &mut self.params[id].weight else { unreachable!("asked above") };
             *bytes = Arc::new(stream.slot(part, table, bytes.clone()));

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
@@ -34,7 +35,7 @@ pub fn measure(dir: &Path) -> io::Result<Disk> {
 }
 
 fn read(path: &Path, length: u64) -> io::Result<Option<f64>> {
-    let file = DirectFile::open(path)?;
+    let file = DirectFile::open(path, Arc::default())?;
     // Whole pages, for direct reads; a heap would keep them.
     let mut piece = MmapMut::map_anon(PIECE)?;
     let (started, mut at) = (Instant::now(), 0u64);

@@ -8,6 +8,7 @@ use std::{io, mem};
 
 use crate::device::Device;
 use crate::memory::{Buffer, Purpose};
+use crate::patience::{Progress, Watch};
 use crate::stream::ReadError;
 use crate::tensor::Tensor;
 
@@ -15,6 +16,10 @@ use crate::tensor::Tensor;
 pub trait Store: Send + Sync {
     /// Called from a thread of its own, in the order in which values are left.
     fn write(&self, bytes: &[u8]) -> Result<Box<dyn Away>, ReadError>;
+    /// For who waits.
+    fn progress(&self) -> Progress {
+        Progress::default()
+    }
 }
 
 /// Bytes that a store has taken in. Who drops them gives their room back.
@@ -30,8 +35,8 @@ const PAGE: usize = 4096;
 pub struct Offload {
     device: Device,
     room: Arc<Mutex<Room>>,
-    /// To the thread; none on the dry device, where values are counted and never move.
-    jobs: Option<Sender<Job>>,
+    /// To the thread, and what it works with; none on the dry device, where values are counted and never move.
+    jobs: Option<(Sender<Job>, Arc<dyn Store>)>,
 }
 
 /// Bytes outside memory.
@@ -82,8 +87,9 @@ impl Offload {
         let mut jobs = None;
         if !device.is_dry() {
             let (sender, receiver) = channel();
-            std::thread::Builder::new().name("activations".into()).spawn(move || serve(&*store, receiver))?;
-            jobs = Some(sender);
+            let of_thread = store.clone();
+            std::thread::Builder::new().name("activations".into()).spawn(move || serve(&*of_thread, receiver))?;
+            jobs = Some((sender, store));
         }
         Ok(Offload { device: device.clone(), room: Arc::default(), jobs })
     }
@@ -138,7 +144,7 @@ impl Offload {
         };
         let inner = Mutex::new(Inner { state, stashes: 0 });
         let value = Arc::new(Value { bytes, inner, changed: Condvar::new(), room: self.room.clone() });
-        if let Some(jobs) = &self.jobs {
+        if let Some((jobs, _)) = &self.jobs {
             // A job that does not reach the thread fails its value.
             let _ = jobs.send(Job { value: value.clone(), read: None, done: false });
         }
@@ -149,7 +155,7 @@ impl Offload {
     /// what the real one takes.
     pub(crate) fn let_go(&self, leaving: impl Iterator<Item = Arc<Value>>) -> Result<(), ReadError> {
         for value in leaving {
-            let mut inner = value.wait(|state| matches!(state, State::Leaving(_)));
+            let mut inner = self.wait(&value, |state| matches!(state, State::Leaving(_)))?;
             match mem::replace(&mut inner.state, State::Coming) {
                 State::Written(_, place) => inner.state = State::Away(place),
                 State::Failed(error) => {
@@ -174,7 +180,7 @@ impl Offload {
             self.device.count_read(value.bytes);
             let State::Away(place) = mem::replace(&mut inner.state, State::Coming) else { unreachable!("asked above") };
             match (&self.jobs, place) {
-                (Some(jobs), Some(place)) => {
+                (Some((jobs, _)), Some(place)) => {
                     drop(inner);
                     let _ = jobs.send(Job { value: value.clone(), read: Some((buffer, place)), done: false });
                 }
@@ -192,7 +198,7 @@ impl Offload {
         let mut values = stash.0.into_iter().peekable();
         for (i, cell) in cells.enumerate() {
             let Some((_, shape, value)) = values.next_if(|(at, ..)| *at == i) else { continue };
-            let mut inner = value.wait(|state| matches!(state, State::Coming));
+            let mut inner = self.wait(&value, |state| matches!(state, State::Coming))?;
             let buffer = match &inner.state {
                 State::Here(buffer) => buffer.clone(),
                 State::Failed(error) => return Err(error.clone()),
@@ -208,6 +214,12 @@ impl Offload {
         }
         Ok(())
     }
+
+    fn wait<'a>(&self, value: &'a Value, busy: impl Fn(&State) -> bool) -> Result<MutexGuard<'a, Inner>, ReadError> {
+        let progress = || self.jobs.as_ref().map_or_else(Progress::default, |(_, store)| store.progress());
+        let mut watch = Watch::new("activations", &progress);
+        watch.wait_while(&value.changed, lock(&value.inner), |inner| busy(&inner.state))
+    }
 }
 
 impl Value {
@@ -216,11 +228,6 @@ impl Value {
             State::Leaving(buffer) | State::Written(buffer, _) => Arc::ptr_eq(buffer, storage),
             _ => false,
         }
-    }
-
-    fn wait(&self, while_: impl Fn(&State) -> bool) -> MutexGuard<'_, Inner> {
-        let inner = lock(&self.inner);
-        self.changed.wait_while(inner, |inner| while_(&inner.state)).expect("lock of a value")
     }
 
     fn set(&self, state: impl FnOnce(State) -> State) {

@@ -8,17 +8,22 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crate::device::Device;
 use crate::memory::Purpose;
+use crate::patience::{Progress, Watch};
 use crate::tensor::{Elem, Tensor};
 
 /// Gives the bytes of a segment's weights.
 pub trait Source: Send + Sync {
     /// Fills `block`, which has the length that the stream was made with for `segment`. Called from a thread of its own.
     fn read(&self, segment: usize, block: &mut [u8]) -> Result<(), ReadError>;
-    /// Fills `block` with the rows `ids` of table number `table`, `row_bytes` each.
+    /// Fills `block` with the rows `ids` of table number `table`, `row_bytes` each. Called from the same thread.
     fn read_rows(&self, table: usize, ids: &[u32], row_bytes: usize, block: &mut [u8]) -> Result<(), ReadError>;
     /// Bytes that these rows cost to read.
     fn rows_cost(&self, _table: usize, ids: &[u32], row_bytes: usize) -> usize {
         ids.len() * row_bytes
+    }
+    /// For who waits.
+    fn progress(&self) -> Progress {
+        Progress::default()
     }
 }
 
@@ -84,7 +89,7 @@ pub struct Stream {
     shared: Arc<Shared>,
     source: Arc<dyn Source>,
     /// To the reader; none on the dry device, where blocks are counted and never filled.
-    requests: Option<Sender<(usize, Tensor)>>,
+    requests: Option<Sender<Request>>,
 }
 
 struct Shared {
@@ -92,6 +97,20 @@ struct Shared {
     arrived: Condvar,
     /// Rows that could not be read since the last segment was entered.
     lost: Mutex<Option<ReadError>>,
+}
+
+/// What the reader is to fill.
+enum Request {
+    Block(usize, Tensor),
+    Rows(Rows),
+}
+
+struct Rows {
+    table: usize,
+    ids: Vec<u32>,
+    row_bytes: usize,
+    block: Tensor,
+    answer: Sender<Result<Tensor, ReadError>>,
 }
 
 enum Block {
@@ -135,9 +154,9 @@ impl Stream {
         for s in [segment].into_iter().chain(next) {
             self.request(&mut blocks, s);
         }
-        while matches!(blocks[segment], Block::Coming) {
-            blocks = self.shared.arrived.wait(blocks).expect("lock of the blocks");
-        }
+        let progress = || self.source.progress();
+        let mut watch = Watch::new("the weights of a block", &progress);
+        blocks = watch.wait_while(&self.shared.arrived, blocks, |blocks| matches!(blocks[segment], Block::Coming))?;
         let Block::Failed(error) = &blocks[segment] else { return Ok(()) };
         let error = error.clone();
         // Whoever enters again has it read again.
@@ -159,19 +178,21 @@ impl Stream {
     }
 
     /// Lets every block go: what the source gives has changed.
-    pub fn forget(&self) {
-        let mut blocks = self.shared.lock();
-        while blocks.iter().any(|block| matches!(block, Block::Coming)) {
-            blocks = self.shared.arrived.wait(blocks).expect("lock of the blocks");
-        }
+    pub fn forget(&self) -> Result<(), ReadError> {
+        let progress = || self.source.progress();
+        let mut watch = Watch::new("the weights of a block", &progress);
+        let coming = |blocks: &Vec<Block>| blocks.iter().any(|block| matches!(block, Block::Coming));
+        let mut blocks = watch.wait_while(&self.shared.arrived, self.shared.lock(), coming)?;
         blocks.iter_mut().for_each(|block| *block = Block::Away);
+        Ok(())
     }
 
     /// A weight that lies at `part` (segment, range of its block) and whose rows are those of `table`; `otherwise` gives its
     /// bytes while they are away.
     pub fn slot(&self, part: Option<(usize, Range<usize>)>, table: Option<usize>, otherwise: Arc<dyn Stored>) -> Slot {
         assert!(part.iter().all(|(segment, range)| range.end <= self.bytes[*segment]));
-        Slot { shared: self.shared.clone(), source: self.source.clone(), part, table, otherwise }
+        let (shared, source, requests) = (self.shared.clone(), self.source.clone(), self.requests.clone());
+        Slot { shared, source, requests, part, table, otherwise }
     }
 
     /// Bytes that are streamed in one pass over all segments.
@@ -189,7 +210,7 @@ impl Stream {
         self.device.count_read(bytes);
         blocks[segment] = match &self.requests {
             None => Block::Here(block),
-            Some(requests) => match requests.send((segment, block)) {
+            Some(requests) => match requests.send(Request::Block(segment, block)) {
                 Ok(()) => Block::Coming,
                 Err(_) => Block::Failed(ReadError::new(Ended)),
             },
@@ -216,14 +237,24 @@ struct Reader {
 
 impl Reader {
     /// Reads what is asked for, in order, until nobody can ask any more.
-    fn serve(self, requests: Receiver<(usize, Tensor)>) {
-        while let Ok((segment, mut block)) = requests.recv() {
-            let read = self.source.read(segment, bytemuck::cast_slice_mut(block.f32_mut()));
-            self.shared.lock()[segment] = match read {
-                Ok(()) => Block::Here(block),
-                Err(error) => Block::Failed(error),
-            };
-            self.shared.arrived.notify_all();
+    fn serve(self, requests: Receiver<Request>) {
+        while let Ok(request) = requests.recv() {
+            match request {
+                Request::Block(segment, mut block) => {
+                    let read = self.source.read(segment, bytemuck::cast_slice_mut(block.f32_mut()));
+                    self.shared.lock()[segment] = match read {
+                        Ok(()) => Block::Here(block),
+                        Err(error) => Block::Failed(error),
+                    };
+                    self.shared.arrived.notify_all();
+                }
+                Request::Rows(Rows { table, ids, row_bytes, mut block, answer }) => {
+                    let into = &mut bytemuck::cast_slice_mut::<f32, u8>(block.f32_mut())[..ids.len() * row_bytes];
+                    let read = self.source.read_rows(table, &ids, row_bytes, into);
+                    // Who does not wait any more needs no answer.
+                    let _ = answer.send(read.map(|()| block));
+                }
+            }
         }
     }
 }
@@ -243,6 +274,7 @@ impl Drop for Reader {
 pub struct Slot {
     shared: Arc<Shared>,
     source: Arc<dyn Source>,
+    requests: Option<Sender<Request>>,
     part: Option<(usize, Range<usize>)>,
     table: Option<usize>,
     otherwise: Arc<dyn Stored>,
@@ -255,6 +287,23 @@ impl Slot {
             Block::Here(block) => Some(HeldBytes::Block(block.clone(), range.clone())),
             _ => None,
         }
+    }
+
+    /// Has `block` filled.
+    fn rows(
+        &self,
+        requests: &Sender<Request>,
+        table: usize,
+        ids: &[u32],
+        row_bytes: usize,
+        block: Tensor,
+    ) -> Result<Tensor, ReadError> {
+        let (answer, answers) = channel();
+        let request = Request::Rows(Rows { table, ids: ids.to_vec(), row_bytes, block, answer });
+        requests.send(request).map_err(|_| ReadError::new(Ended))?;
+        let progress = || self.source.progress();
+        let answer = Watch::new("rows of an embedding", &progress).receive(&answers)?;
+        answer.ok_or_else(|| ReadError::new(Ended))?
     }
 }
 
@@ -271,13 +320,12 @@ impl Stored for Slot {
         let bytes = distinct.len() * row_bytes;
         let mut block = Tensor::empty(device, Elem::F32, 1, bytes.div_ceil(4), Purpose::Workspace);
         device.count_read(self.source.rows_cost(table, &distinct, row_bytes));
-        if !device.is_dry() {
-            let block = &mut bytemuck::cast_slice_mut::<f32, u8>(block.f32_mut())[..bytes];
-            if let Err(error) = self.source.read_rows(table, &distinct, row_bytes, block) {
+        if let Some(requests) = &self.requests {
+            block = self.rows(requests, table, &distinct, row_bytes, block).unwrap_or_else(|error| {
                 // An op has no way to fail: it goes on with zeros, and whoever enters the next segment hears of it.
-                block.fill(0);
                 *self.shared.lost.lock().expect("lock of an error") = Some(error);
-            }
+                Tensor::zeros(device, Elem::F32, 1, bytes.div_ceil(4), Purpose::Workspace)
+            });
         }
         let place = |id: &u32| distinct.binary_search(id).expect("every id is among the distinct ones") as u32;
         Some((HeldBytes::Block(block, 0..bytes), ids.iter().map(place).collect()))

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ounce_formats::scratch::{Region, ScratchError, ScratchFile};
-use ounce_tensor::{Away, ReadError, Store};
+use ounce_tensor::{Away, Progress, ReadError, Store};
 
 /// Where activations wait for their backward pass.
 #[derive(Clone, Debug)]
@@ -31,6 +31,16 @@ impl Store for Scratch {
         self.0.write(&region, bytes).map_err(ReadError::new)?;
         Ok(Box::new(Written { file: self.0.clone(), region }))
     }
+
+    fn progress(&self) -> Progress {
+        progress(&self.0)
+    }
+}
+
+/// Of a scratch file, for who waits.
+pub(crate) fn progress(file: &ScratchFile) -> Progress {
+    let (meter, patience) = (file.meter(), file.patience());
+    Progress { answered: meter.answered(), oldest: meter.oldest().map(|call| call.to_string()), patience }
 }
 
 struct Written {

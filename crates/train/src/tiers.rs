@@ -21,7 +21,7 @@ use ounce_tensor::{
 };
 
 use places::{Matrix, Piece, Places};
-use store::{Store, Threads, Transfer, bytes_mut, bytes_of};
+use store::{Store, Threads, Transfer, bytes_mut};
 
 /// Bytes of pieces that are asked for ahead of their update, at most, and bytes that may wait to be written, beside one of
 /// each; of a small file a share, so that the two are little beside what it saves.
@@ -317,21 +317,18 @@ impl Tiers {
     fn fill(&mut self, model: &mut Model, let_go: &dyn Fn()) -> Result<(), ReadError> {
         let places = self.places.clone();
         if let Some(threads) = &self.threads {
-            let store = &threads.store;
             for matrix in places.matrices.iter().flatten() {
                 for piece in &matrix.pieces {
                     let mut buffer =
                         Tensor::empty(&self.device, Elem::F32, 1, piece.bytes.div_ceil(4).max(1), Purpose::Optimizer);
-                    if let Some((place, range)) = &piece.weights {
+                    if let Some((_, range)) = &piece.weights {
                         let bytes = &mut bytes_mut(&mut buffer)[range.clone()];
                         copy_rows(&self.device, &model.params[matrix.id].weight, matrix, piece, bytes);
-                        store.write(*place, bytes)?;
                     }
-                    if let Some((place, range)) = &piece.moments {
-                        let bytes = &mut bytes_mut(&mut buffer)[range.clone()];
-                        matrix.layout.clear(piece.elements, bytes);
-                        store.write(*place, bytes)?;
+                    if let Some((_, range)) = &piece.moments {
+                        matrix.layout.clear(piece.elements, &mut bytes_mut(&mut buffer)[range.clone()]);
                     }
+                    threads.put(buffer, piece.weights.iter().chain(&piece.moments).cloned().collect())?;
                 }
                 let_go();
             }
@@ -347,7 +344,7 @@ impl Tiers {
                         copy_rows(&self.device, &model.params[matrix.id].weight, matrix, piece, bytes);
                     }
                 }
-                store.write(place, &bytes_of(&buffer)[..bytes])?;
+                threads.put(buffer, vec![(place, 0..bytes)])?;
                 let_go();
             }
         }

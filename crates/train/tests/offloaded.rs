@@ -5,9 +5,11 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ounce_data::Batch;
 use ounce_formats::Checkpoint;
+use ounce_formats::meter::PATIENCE;
 use ounce_formats::scratch::{Disk as Medium, ScratchError, ScratchFile};
 use ounce_spec::recipe::Method;
 use ounce_tensor::{Away, Device, Policy, ReadError, Rehearsal, Store};
@@ -142,11 +144,20 @@ enum Fault {
     Read,
     Full,
     FlippedBit,
+    HangingWrite,
+    HangingRead,
 }
 
 impl Faulty {
     fn wrong(&self) -> bool {
         self.operations.fetch_add(1, Ordering::Relaxed) + 1 >= self.at
+    }
+
+    /// A call that never returns.
+    fn hang(&self, fault: Fault) {
+        while self.fault == fault && self.wrong() {
+            std::thread::park();
+        }
     }
 }
 
@@ -165,6 +176,7 @@ impl Medium for Faulty {
         if self.fault == Fault::Write && self.wrong() {
             return Err(io::Error::from_raw_os_error(5));
         }
+        self.hang(Fault::HangingWrite);
         self.memory.lock().unwrap()[at as usize..][..bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
@@ -172,11 +184,18 @@ impl Medium for Faulty {
         if self.fault == Fault::Read && self.wrong() {
             return Err(io::Error::from_raw_os_error(5));
         }
+        self.hang(Fault::HangingRead);
         into.copy_from_slice(&self.memory.lock().unwrap()[at as usize..][..into.len()]);
         if self.fault == Fault::FlippedBit && self.wrong() {
             into[0] ^= 1;
         }
         Ok(())
+    }
+    fn patience(&self) -> Duration {
+        match self.fault {
+            Fault::HangingWrite | Fault::HangingRead => Duration::from_millis(500),
+            _ => PATIENCE,
+        }
     }
 }
 
@@ -224,8 +243,10 @@ fn a_run_whose_disk_fails_stops_with_the_reason_and_goes_on_later() {
     for (at, fault, text) in [
         (7 * values + 3, Fault::Write, "cannot write"),
         (7 * values + 3, Fault::Read, "cannot read"),
-        (7 * values + 3, Fault::FlippedBit, "are not those that were written"),
-        (2, Fault::Full, "1234 are free"),
+        (7 * values + 3, Fault::FlippedBit, "are not what was written"),
+        (7 * values + 3, Fault::HangingWrite, "activations did not come: asked for the write of "),
+        (7 * values + 3, Fault::HangingRead, "activations did not come: asked for the read of "),
+        (2, Fault::Full, "1.2 KiB are free"),
     ] {
         let dir = run_dir();
         // The first step's batches are smaller than a later one's: so a disk may fill up in the middle of a run.
@@ -247,5 +268,5 @@ fn a_run_whose_disk_fails_stops_with_the_reason_and_goes_on_later() {
 #[test]
 fn a_disk_that_is_too_full_is_found_before_the_run() {
     let error = faulty(&Case::lora(), &device(1), 1, Fault::Full, 1 << 20).err().expect("it is full");
-    assert!(error.to_string().contains("1048576 bytes more are needed, 1234 are free"), "{error}");
+    assert!(error.to_string().contains("1.0 MiB more are needed, 1.2 KiB are free"), "{error}");
 }

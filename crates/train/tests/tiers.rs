@@ -5,8 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
+use std::time::Duration;
 
 use ounce_formats::gguf::{self, Metadata};
+use ounce_formats::meter::PATIENCE;
 use ounce_formats::save::Info;
 use ounce_formats::scratch::{Disk as ScratchDisk, ScratchFile};
 use ounce_formats::{Checkpoint, TensorData};
@@ -203,6 +205,20 @@ struct Failing {
     reads: Arc<AtomicIsize>,
     writes: Arc<AtomicIsize>,
     room: u64,
+    /// Its fault is a call that never returns.
+    hangs: bool,
+}
+
+impl Failing {
+    fn call(&self, left: &AtomicIsize) -> io::Result<()> {
+        if left.fetch_sub(1, Ordering::Relaxed) != 0 {
+            return Ok(());
+        }
+        while self.hangs {
+            std::thread::park();
+        }
+        Err(io::Error::from_raw_os_error(5))
+    }
 }
 
 impl ScratchDisk for Failing {
@@ -217,24 +233,23 @@ impl ScratchDisk for Failing {
         Ok(self.room)
     }
     fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        if self.writes.fetch_sub(1, Ordering::Relaxed) == 0 {
-            return Err(io::Error::from_raw_os_error(5));
-        }
+        self.call(&self.writes)?;
         self.bytes.lock().unwrap()[at as usize..][..bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
     fn read(&self, into: &mut [u8], at: u64) -> io::Result<()> {
-        if self.reads.fetch_sub(1, Ordering::Relaxed) == 0 {
-            return Err(io::Error::from_raw_os_error(5));
-        }
+        self.call(&self.reads)?;
         into.copy_from_slice(&self.bytes.lock().unwrap()[at as usize..][..into.len()]);
         Ok(())
     }
+    fn patience(&self) -> Duration {
+        if self.hangs { Duration::from_millis(300) } else { PATIENCE }
+    }
 }
 
-fn failing(room: u64) -> (ScratchFile, Arc<AtomicIsize>, Arc<AtomicIsize>) {
+fn failing(room: u64, hangs: bool) -> (ScratchFile, Arc<AtomicIsize>, Arc<AtomicIsize>) {
     let (reads, writes) = (Arc::new(AtomicIsize::new(isize::MAX)), Arc::new(AtomicIsize::new(isize::MAX)));
-    let disk = Failing { bytes: Default::default(), reads: reads.clone(), writes: writes.clone(), room };
+    let disk = Failing { bytes: Default::default(), reads: reads.clone(), writes: writes.clone(), room, hangs };
     (ScratchFile::on(Box::new(disk), Path::new("the disk")), reads, writes)
 }
 
@@ -245,7 +260,7 @@ fn a_disk_that_fails_anywhere_stops_the_run_by_name_and_it_goes_on_later() {
         let whole = run(&case, |_| case.trainer(&device), &[]);
         for (reading, after) in (0..150).step_by(17).flat_map(|after| [(true, after), (false, after)]) {
             let dir = run_dir();
-            let (file, reads, writes) = failing(u64::MAX);
+            let (file, reads, writes) = failing(u64::MAX, false);
             let trainer = on_disk(&case, &device, &golden("llama"), Some(file));
             (if reading { reads } else { writes }).store(after, Ordering::Relaxed);
             let failed = case.train_only(trainer, dir.path(), &Disk, false, None).err();
@@ -266,8 +281,34 @@ fn a_disk_that_fails_anywhere_stops_the_run_by_name_and_it_goes_on_later() {
 fn a_full_disk_is_found_before_anything_begins() {
     let case = Case::full();
     let mut trainer = case.trainer(&device(1));
-    let (file, _, writes) = failing(100_000);
+    let (file, _, writes) = failing(100_000, false);
     writes.store(0, Ordering::Relaxed);
     let error = trainer.move_to_disk(Elem::F32, Some(file), &|| {}).unwrap_err().to_string();
     assert!(error.contains("too full") && error.contains("the disk"), "{error}");
+}
+
+#[test]
+fn a_disk_that_hangs_anywhere_stops_the_run_by_name_and_it_goes_on_later() {
+    let device = device(1);
+    let case = Case::full().update_now("update_now");
+    let whole = run(&case, |_| case.trainer(&device), &[]);
+    for (reading, after) in [0, 40, 120].into_iter().flat_map(|after| [(true, after), (false, after)]) {
+        let dir = run_dir();
+        let (file, reads, writes) = failing(u64::MAX, true);
+        let trainer = on_disk(&case, &device, &golden("llama"), Some(file));
+        (if reading { reads } else { writes }).store(after, Ordering::Relaxed);
+        let failed = case.train_only(trainer, dir.path(), &Disk, false, None).err();
+        let error = failed.unwrap_or_else(|| panic!("fault {after}: it was passed over"));
+        let text = format!("{error}: {:?}", std::error::Error::source(&error));
+        let call = if reading { "asked for the read of " } else { "asked for the write of " };
+        assert!(text.contains("did not come") && text.contains(call) && text.contains("the disk"), "{text}");
+        let trainer = on_disk(&case, &device, &golden("llama"), scratch());
+        case.train_only(trainer, dir.path(), &Disk, true, None).unwrap();
+        Files::of(dir.path()).assert_equal(&whole, &format!("fault {after}, reading: {reading}"));
+    }
+    // Before the first step.
+    let (file, _, writes) = failing(u64::MAX, true);
+    writes.store(3, Ordering::Relaxed);
+    let error = case.trainer(&device).move_to_disk(Elem::F32, Some(file), &|| {}).unwrap_err().to_string();
+    assert!(error.contains("asked for the write of ") && error.contains("the scratch file in the disk"), "{error}");
 }

@@ -1,18 +1,6 @@
 //! Numbers with their units, as people read and write them.
 
-/// `3.4 GiB`, `512.0 MiB`, `17 B`.
-pub fn bytes(n: usize) -> String {
-    let mut value = n as f64;
-    let mut unit = "B";
-    for next in ["KiB", "MiB", "GiB", "TiB"] {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") }
-}
+pub use ounce_formats::units::bytes;
 
 /// `12 ms`, `4.2 s`, `3 min 20 s`, `2 h 05 min`.
 pub fn seconds(s: f64) -> String {
@@ -77,7 +65,6 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!((bytes(17), bytes(1536), bytes(3 << 30)), ("17 B".into(), "1.5 KiB".into(), "3.0 GiB".into()));
         assert_eq!((seconds(0.0123), seconds(0.0), seconds(0.25)), ("12 ms".into(), "0.0 s".into(), "0.2 s".into()));
         assert_eq!((seconds(4.21), seconds(59.9)), ("4.2 s".into(), "60 s".into()));
         assert_eq!(

@@ -6,11 +6,13 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use std::{io, process};
 
 use memmap2::MmapMut;
 
 use crate::direct::{PAGE, forget};
+use crate::meter::PATIENCE;
 
 /// Places are multiples of [`PAGE`], as are the lengths and addresses of memory.
 pub trait Disk: Debug + Send + Sync {
@@ -20,6 +22,10 @@ pub trait Disk: Debug + Send + Sync {
     fn free_bytes(&self) -> io::Result<u64>;
     fn write(&self, bytes: &[u8], at: u64) -> io::Result<()>;
     fn read(&self, into: &mut [u8], at: u64) -> io::Result<()>;
+    /// How long it may answer nothing.
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
 }
 
 /// Bytes that a file in `dir` could take.

@@ -116,7 +116,7 @@ fn a_full_disk_says_how_much_is_missing_and_what_was_there_stays() {
     file.write(&first, &bytes(1, 6 * PAGE)).unwrap();
     let error = file.reserve(5 * PAGE).unwrap_err().to_string();
     assert!(
-        error.contains("runs/a") && error.contains("20480 bytes more") && error.contains("16384 are free"),
+        error.contains("runs/a") && error.contains("20.0 KiB more") && error.contains("16.0 KiB are free"),
         "{error}"
     );
     let _second = file.reserve(4 * PAGE).unwrap();

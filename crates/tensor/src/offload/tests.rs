@@ -4,6 +4,7 @@ use super::*;
 use crate::tensor::Elem;
 use ounce_kernels::Cpu;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Keeps bytes in memory, and fails or panics at one of its calls, counted from 1.
 #[derive(Clone, Default)]
@@ -13,10 +14,14 @@ struct Shelf {
     panics_at: usize,
     writes: Arc<AtomicUsize>,
     held: Arc<AtomicUsize>,
+    /// Every call hangs while a test holds it; `impatient` tests do not wait for that.
+    disk: Arc<Mutex<()>>,
+    impatient: bool,
 }
 
 impl Shelf {
     fn call(&self) -> Result<(), ReadError> {
+        drop(self.disk.lock());
         let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         assert_ne!(call, self.panics_at, "a store that panics");
         match call == self.fails_at {
@@ -32,6 +37,11 @@ impl Store for Shelf {
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.held.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(Parcel(self.clone(), bytes.to_vec())))
+    }
+
+    fn progress(&self) -> Progress {
+        let patience = if self.impatient { Duration::from_millis(150) } else { Duration::MAX };
+        Progress { answered: 0, oldest: Some("write of a file".into()), patience }
     }
 }
 
@@ -147,5 +157,22 @@ fn a_store_that_panics_leaves_nobody_waiting() {
             let error = pass(&device, &offload).expect_err("the thread is gone");
             assert!(error.to_string().contains("has ended"), "{error}");
         }
+    }
+}
+
+#[test]
+fn a_store_that_hangs_is_given_up_and_what_it_has_stays_until_it_answers() {
+    let (device, shelf) = (Device::cpu(Cpu::new(1)), Shelf { impatient: true, ..Shelf::default() });
+    let offload = Offload::new(&device, Arc::new(shelf.clone())).unwrap();
+    let hangs = shelf.disk.lock().unwrap();
+    let error = pass(&device, &offload).expect_err("it hangs").to_string();
+    assert!(error.contains("activations did not come") && error.contains("write of a file"), "{error}");
+    drop(offload);
+    assert!(device.memory().live() >= 20 * 400, "what the system may still read from");
+    drop(hangs);
+    let begun = Instant::now();
+    while device.memory().live() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the buffers are never given back");
+        std::thread::yield_now();
     }
 }

@@ -2,7 +2,8 @@
 
 use super::*;
 use ounce_kernels::Cpu;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Fills each block with its segment's number; fails at one of them, once.
 #[derive(Default)]
@@ -10,6 +11,9 @@ struct Numbers {
     reads: Mutex<Vec<usize>>,
     fails_at: AtomicUsize,
     panics_at: AtomicUsize,
+    /// Segment 3 hangs while a test holds it; who is `impatient` does not wait for that.
+    disk: Mutex<()>,
+    impatient: AtomicBool,
 }
 
 impl Source for Numbers {
@@ -19,8 +23,17 @@ impl Source for Numbers {
             return Err(ReadError::new(std::io::Error::from_raw_os_error(5)));
         }
         assert_ne!(self.panics_at.load(Ordering::Relaxed), segment, "a source that panics");
+        if segment == 3 {
+            drop(self.disk.lock());
+        }
         block.fill(segment as u8);
         Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        let impatient = self.impatient.load(Ordering::Relaxed);
+        let patience = if impatient { Duration::from_millis(150) } else { Duration::MAX };
+        Progress { answered: 0, oldest: Some("read of a file".into()), patience }
     }
 
     fn read_rows(&self, table: usize, ids: &[u32], row_bytes: usize, block: &mut [u8]) -> Result<(), ReadError> {
@@ -79,7 +92,7 @@ fn a_block_is_changed_where_it_is_and_forgotten_when_the_source_has_another() {
     stream.put(2, block);
     stream.enter(2, Some(1)).unwrap();
     assert_eq!(*slot.hold(), 1f32.to_ne_bytes());
-    stream.forget();
+    stream.forget().unwrap();
     stream.enter(2, None).unwrap();
     assert_eq!(*slot.hold(), [2; 4]);
     assert_eq!(*source.reads.lock().unwrap(), [2, 1, 2]);
@@ -134,4 +147,28 @@ fn a_source_that_panics_leaves_nobody_waiting() {
     let error = walk(&stream, |_| {}).unwrap_err();
     assert!(error.to_string().contains("has ended"), "{error}");
     assert!(walk(&stream, |_| {}).is_err());
+}
+
+#[test]
+fn a_source_that_hangs_is_given_up_and_its_buffers_stay_until_it_answers() {
+    let device = Device::cpu(Cpu::new(1));
+    let (stream, source) = stream(&device);
+    let table = stream.slot(None, Some(2), Arc::new(vec![0u8]));
+    source.impatient.store(true, Ordering::Relaxed);
+    let hangs = source.disk.lock().unwrap();
+    let error = walk(&stream, |s| assert!(s < 3)).unwrap_err().to_string();
+    assert!(error.contains("weights of a block did not come") && error.contains("read of a file"), "{error}");
+    // Rows come from the same thread.
+    assert_eq!(&*table.hold_rows(&device, &[5], 2).unwrap().0, &[0, 0]);
+    let error = stream.enter(1, None).unwrap_err().to_string();
+    assert!(error.contains("rows of an embedding did not come"), "{error}");
+    assert!(stream.forget().is_err());
+    drop((stream, table));
+    assert!(device.memory().live() >= 4096, "what the system may still write to");
+    drop(hangs);
+    let begun = std::time::Instant::now();
+    while device.memory().live() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the buffers are never given back");
+        std::thread::yield_now();
+    }
 }

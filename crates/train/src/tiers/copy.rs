@@ -10,7 +10,7 @@ use ounce_tensor::{Elem, Purpose, ReadError, Tensor};
 
 use super::Tiers;
 use super::places::{Matrix, Place};
-use super::store::{bytes_mut, bytes_of};
+use super::store::bytes_mut;
 
 /// A region that was read, and whether it has been changed since: neighbours in a file often lie in one.
 pub(super) type LastRead = Mutex<Option<(Place, Tensor, bool)>>;
@@ -80,8 +80,7 @@ impl Tiers {
         while let Some(ahead) = self.ahead.pop_front() {
             self.arrived(ahead)?;
         }
-        self.stream.forget();
-        Ok(())
+        self.stream.forget()
     }
 
     /// Lets go what copying left in memory.
@@ -121,10 +120,10 @@ impl Tiers {
         if here.as_ref().is_none_or(|(at, ..)| *at != place) {
             self.flush(&mut here)?;
             *here = None;
-            let store = &self.threads.as_ref().expect("the dry device has no bytes").store;
+            let threads = self.threads.as_ref().expect("the dry device has no bytes");
             let bytes = self.places.regions[place];
-            let mut region = Tensor::empty(&self.device, Elem::F32, 1, bytes.div_ceil(4), Purpose::Workspace);
-            store.read(place, &mut bytes_mut(&mut region)[..bytes])?;
+            let region = Tensor::empty(&self.device, Elem::F32, 1, bytes.div_ceil(4), Purpose::Workspace);
+            let region = threads.fetch(region, place, bytes)?;
             *here = Some((place, region, false));
         }
         let (_, region, changed) = here.as_mut().expect("it was just read");
@@ -133,13 +132,12 @@ impl Tiers {
     }
 
     fn flush(&self, here: &mut Option<(Place, Tensor, bool)>) -> Result<(), ReadError> {
-        let Some((place, region, changed)) = here else { return Ok(()) };
-        if *changed {
-            let store = &self.threads.as_ref().expect("the dry device has no bytes").store;
-            store.settle(*place)?;
-            store.write(*place, &bytes_of(region)[..self.places.regions[*place]])?;
-            *changed = false;
-        }
+        let Some((place, region, true)) = here else { return Ok(()) };
+        let threads = self.threads.as_ref().expect("the dry device has no bytes");
+        threads.store.settle(*place)?;
+        // The two share its memory: nothing changes it before it is written.
+        threads.put(region.clone(), vec![(*place, 0..self.places.regions[*place])])?;
+        *here = here.take().map(|(place, region, _)| (place, region, false));
         Ok(())
     }
 }

@@ -6,9 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use ounce_formats::scratch::{Region, ScratchError, ScratchFile};
-use ounce_tensor::{ReadError, Source, Tensor};
+use ounce_tensor::{Progress, ReadError, Source, Tensor, Watch};
 
 use super::places::{Place, Places};
+use crate::scratch;
 
 /// What goes to or comes from a region: which bytes of a tensor.
 pub type Transfer = (Place, Range<usize>);
@@ -34,7 +35,7 @@ struct Behind {
 #[error("a thread that moves optimizer state has ended")]
 struct Ended;
 
-pub fn bytes_of(tensor: &Tensor) -> &[u8] {
+fn bytes_of(tensor: &Tensor) -> &[u8] {
     bytemuck::cast_slice(tensor.f32())
 }
 
@@ -63,10 +64,10 @@ impl Store {
 
     /// Waits until the region holds what was written last.
     pub fn settle(&self, place: Place) -> Result<(), ReadError> {
-        let mut behind = self.lock();
-        while behind.pending[place] > 0 && behind.failed.is_none() {
-            behind = self.written.wait(behind).expect("lock of the writes");
-        }
+        let progress = || self.progress();
+        let mut watch = Watch::new("optimizer state on its way to disk", &progress);
+        let pending = |behind: &Behind| behind.pending[place] > 0 && behind.failed.is_none();
+        let behind = watch.wait_while(&self.written, self.lock(), pending)?;
         behind.failed.clone().map_or(Ok(()), Err)
     }
 
@@ -108,6 +109,10 @@ impl Source for Store {
 
     fn rows_cost(&self, table: usize, ids: &[u32], _: usize) -> usize {
         rows_cost(&self.places, table, ids)
+    }
+
+    fn progress(&self) -> Progress {
+        scratch::progress(&self.file)
     }
 }
 
@@ -156,7 +161,40 @@ impl Threads {
     }
 
     pub fn answer(&self) -> Result<Tensor, ReadError> {
-        self.from_reader.recv().map_err(|_| ReadError::new(Ended))?
+        let progress = || self.store.progress();
+        let answer = Watch::new("optimizer state from disk", &progress).receive(&self.from_reader)?;
+        answer.ok_or_else(|| ReadError::new(Ended))?
+    }
+
+    /// Writes now, and gives the tensor back. Nothing is on its way to these regions.
+    pub fn put(&self, tensor: Tensor, transfers: Vec<Transfer>) -> Result<Tensor, ReadError> {
+        self.apart(tensor, move |store, tensor| {
+            transfers.iter().try_for_each(|(place, range)| store.write(*place, &bytes_of(tensor)[range.clone()]))
+        })
+    }
+
+    /// Reads a region now, after what is on its way to it.
+    pub fn fetch(&self, tensor: Tensor, place: Place, bytes: usize) -> Result<Tensor, ReadError> {
+        self.apart(tensor, move |store, tensor| store.read(place, &mut bytes_mut(tensor)[..bytes]))
+    }
+
+    /// Has `work` done with `tensor` by a thread of its own, which can be left behind where the disk hangs.
+    fn apart(
+        &self,
+        mut tensor: Tensor,
+        work: impl FnOnce(&Store, &mut Tensor) -> Result<(), ReadError> + Send + 'static,
+    ) -> Result<Tensor, ReadError> {
+        let (answer, answers) = channel();
+        let store = self.store.clone();
+        let apart = move || {
+            let done = work(&store, &mut tensor);
+            // Who does not wait any more needs no answer.
+            let _ = answer.send(done.map(|()| tensor));
+        };
+        std::thread::Builder::new().name("state-copier".into()).spawn(apart).map_err(ReadError::new)?;
+        let progress = || self.store.progress();
+        let answer = Watch::new("a copy of what is on disk", &progress).receive(&answers)?;
+        answer.ok_or_else(|| ReadError::new(Ended))?
     }
 
     /// Writes when it can be done; [`Store::settle`] says when it is.
