@@ -2,6 +2,7 @@
 //! line. It reads no file and prints nothing.
 
 mod aliases;
+mod decides;
 mod keys;
 mod suggest;
 mod together;
@@ -13,6 +14,7 @@ use ounce_spec::Recipe;
 use serde_json::Value as Json;
 
 use aliases::How;
+pub use decides::texts;
 pub use keys::{KEYS, Kind};
 pub use suggest::nearest;
 pub use tree::{Node, Value};

@@ -74,8 +74,9 @@ pub struct Run<'a> {
     pub valid: Vec<Tokenized>,
     pub dir: &'a Path,
     pub vfs: &'a dyn Vfs,
-    /// Of everything that must not change between a run and its resumption.
-    pub recipe_hash: String,
+    /// Of everything that must not change between a run and its resumption: the one that checkpoints get, then others that a
+    /// checkpoint of the same run may have, made by an older program.
+    pub recipe_hashes: Vec<String>,
     /// Set from outside (Ctrl-C, SIGTERM): save and stop.
     pub stop: &'a AtomicBool,
 }
@@ -93,7 +94,8 @@ impl Run<'_> {
         let mut progress = Progress::default();
         let mut notes = Vec::new();
         if resume {
-            let restored = state::restore(self.vfs, self.dir, &self.recipe_hash, &mut self.trainer, &mut self.batches)?;
+            let restored =
+                state::restore(self.vfs, self.dir, &self.recipe_hashes, &mut self.trainer, &mut self.batches)?;
             if let Some((found, warnings)) = restored {
                 progress = found;
                 notes = warnings;
@@ -254,7 +256,7 @@ impl Run<'_> {
         progress.cursor = Some(self.batches.cursor());
         progress.loss_scale = self.trainer.loss_scale;
         let keep = self.recipe.save_limit;
-        let saved = state::save(self.vfs, self.dir, &self.recipe_hash, &self.trainer, progress, keep)?;
+        let saved = state::save(self.vfs, self.dir, &self.recipe_hashes[0], &self.trainer, progress, keep)?;
         for text in saved.warnings {
             say(Event::Note { text }, reporter)?;
         }

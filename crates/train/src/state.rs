@@ -86,17 +86,18 @@ pub fn save(
     saved
 }
 
-/// Puts the newest usable checkpoint back; `None` if there is none. Also returns what was passed over.
+/// Puts the newest usable checkpoint back, which has one of these hashes; `None` if there is none. Also returns what was passed
+/// over.
 pub fn restore(
     vfs: &dyn Vfs,
     dir: &Path,
-    recipe_hash: &str,
+    recipe_hashes: &[String],
     trainer: &mut Trainer,
     batches: &mut Batches,
 ) -> Result<Option<(Progress, Vec<String>)>, StateError> {
     let Some(loaded) = checkpoint::load_latest(vfs, dir)? else { return Ok(None) };
     let path = loaded.path.display().to_string();
-    if loaded.manifest.recipe_hash != recipe_hash {
+    if !recipe_hashes.contains(&loaded.manifest.recipe_hash) {
         return Err(StateError::OtherRecipe { path });
     }
     let mismatch = |problems| StateError::Mismatch { path: path.clone(), problems };

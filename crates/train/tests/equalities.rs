@@ -229,7 +229,7 @@ fn a_weight_that_is_not_a_number_is_named_and_never_saved() {
         let Weight::Dense(table) = &mut trainer.model.params[embedding].weight else { panic!("it is dense now") };
         table.f32_mut()[rare as usize * width + 3] = f32::NAN;
         let batches = Batches::new(items.clone(), settings.clone()).unwrap();
-        let (recipe, vfs, recipe_hash) = (&case.recipe, &Disk, HASH.to_string());
+        let (recipe, vfs, recipe_hashes) = (&case.recipe, &Disk, vec![HASH.to_string()]);
         let mut run = Run {
             recipe,
             trainer,
@@ -237,7 +237,7 @@ fn a_weight_that_is_not_a_number_is_named_and_never_saved() {
             valid: Vec::<Tokenized>::new(),
             dir: dir.path(),
             vfs,
-            recipe_hash,
+            recipe_hashes,
             stop: &stop,
         };
         run.train(resume, &mut |_| {}).unwrap_err()

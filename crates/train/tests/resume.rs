@@ -231,12 +231,28 @@ fn another_recipe_is_refused() {
     case.train(&device, dir.path(), &Disk, false, Some(2)).unwrap();
     let stop = AtomicBool::new(false);
     let mut run = case.run(&device, dir.path(), &Disk, &stop);
-    run.recipe_hash = "another".into();
+    run.recipe_hashes = vec!["another".into()];
     let error = run.train(true, &mut |_| {}).unwrap_err();
     assert!(matches!(&error, TrainError::State(StateError::OtherRecipe { path }) if path.ends_with("checkpoint-2")));
     // Nothing was touched: the right recipe still goes on.
     let (outcome, _) = case.train(&device, dir.path(), &Disk, true, None).unwrap();
     assert_eq!(outcome.reason, EndReason::Done);
+}
+
+#[test]
+fn a_checkpoint_of_an_older_program_is_gone_on_from() {
+    let device = device(1);
+    let (case, dir, straight) = (Case::lora(), run_dir(), run_dir());
+    let (_, want) = case.train(&device, straight.path(), &Disk, false, None).unwrap();
+    case.train(&device, dir.path(), &Disk, false, Some(2)).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut run = case.run(&device, dir.path(), &Disk, &stop);
+    // What the checkpoint has is among the others.
+    run.recipe_hashes.insert(0, "of this program".into());
+    run.train(true, &mut |_| {}).unwrap();
+    Left::of(&run.trainer, dir.path()).assert_equal(&want, "resumed");
+    let newest = checkpoint::load_latest(&Disk, dir.path()).unwrap().unwrap();
+    assert_eq!(newest.manifest.recipe_hash, "of this program");
 }
 
 /// Every shape that differs is reported, and no value was taken.

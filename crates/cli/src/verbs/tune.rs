@@ -78,7 +78,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
     if args.resume.is_none() {
         write_recipe(&dir, &recipe, &prepared)?;
     }
-    let recipe_hash = prepared.hash(&recipe);
+    let recipe_hashes = prepared.hashes(&recipe);
     let (target, origins) = (prepared.target.clone(), prepared.origins);
     let mut live = Live::new(context.out);
     let mut run = Run {
@@ -88,7 +88,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         valid: prepared.valid,
         dir: &dir,
         vfs: &Disk,
-        recipe_hash,
+        recipe_hashes,
         stop: &signals.stop,
     };
     let outcome = run.train(args.resume.is_some(), &mut |event| live.event(event)).map_err(|e| {

@@ -172,7 +172,7 @@ impl Case {
             valid: sequences(self.valid, 2),
             dir,
             vfs,
-            recipe_hash: HASH.into(),
+            recipe_hashes: vec![HASH.into()],
             stop,
         }
     }

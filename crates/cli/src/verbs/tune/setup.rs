@@ -9,7 +9,7 @@ use ounce_formats::{Checkpoint, Kind, peft};
 use ounce_model::adapters::lora;
 use ounce_model::{LoadError, Model};
 use ounce_spec::Recipe;
-use ounce_spec::recipe::{Activations, Compute, Gradients, MasterWeights, Method, Offload};
+use ounce_spec::recipe::{Compute, Gradients, MasterWeights, Method, Offload};
 use ounce_tensor::kernels::Cpu;
 use ounce_tensor::{Device, Elem, ParamId};
 use ounce_train::{Scratch, Trainer};
@@ -20,7 +20,7 @@ use crate::codes;
 use crate::error::{CliError, Place, Result, plural};
 use crate::model::{self, Text};
 use crate::output::units;
-use crate::recipe::nearest;
+use crate::recipe::{self, nearest};
 use crate::verbs::Context;
 use crate::verbs::data::data_error;
 
@@ -280,35 +280,27 @@ impl Prepared {
     }
 
     /// Of everything that a resumed run must share with its beginning: what decides the weights, not where they go or how
-    /// often something is written.
-    pub fn hash(&self, recipe: &Recipe) -> String {
-        let mut fixed = recipe.clone();
-        fixed.out.clear();
-        (fixed.log_every, fixed.save_every, fixed.save_limit) = (0, 0, 0);
-        // Where something waits changes no bit, nor does computing it again, so a run may go on where there is less memory.
-        fixed.activations = Activations::default();
-        fixed.offload = Offload::default();
-        // A model that was moved is the same model, and another one under the same name is not.
-        fixed.model.clear();
-        let json = serde_json::to_vec(&fixed).expect("plain data with text keys");
-        let mut hash = Sha256::new();
-        hash.update(&json);
-        hash.update(self.fingerprint.as_bytes());
-        mark(&self.target.checkpoint, &mut hash);
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    /// often something is written. The first is of this program, the others of older ones.
+    pub fn hashes(&self, recipe: &Recipe) -> Vec<String> {
+        let mut hashes: Vec<Sha256> = recipe::texts(recipe).iter().map(Sha256::new_with_prefix).collect();
+        let mut update = |bytes: &[u8]| hashes.iter_mut().for_each(|hash| hash.update(bytes));
+        update(self.fingerprint.as_bytes());
+        mark(&self.target.checkpoint, &mut update);
+        let text = |hash: Sha256| hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        hashes.into_iter().map(text).collect()
     }
 }
 
 /// What tells a model from any other of its shape: the start and the middle of every tensor. Tuning a model or training it
 /// anew changes all of them; reading a large model whole would take longer than a short run.
-fn mark(checkpoint: &Checkpoint, hash: &mut Sha256) {
+fn mark(checkpoint: &Checkpoint, update: &mut dyn FnMut(&[u8])) {
     const SAMPLE: usize = 4096;
     for (name, tensor) in checkpoint.tensors.iter() {
         let bytes = tensor.bytes.stored();
         let middle = &bytes[bytes.len() / 2..];
-        hash.update(format!("{name} {:?} {:?}", tensor.dtype, tensor.shape).as_bytes());
-        hash.update(&bytes[..bytes.len().min(SAMPLE)]);
-        hash.update(&middle[..middle.len().min(SAMPLE)]);
+        update(format!("{name} {:?} {:?}", tensor.dtype, tensor.shape).as_bytes());
+        update(&bytes[..bytes.len().min(SAMPLE)]);
+        update(&middle[..middle.len().min(SAMPLE)]);
         // A run that streams its weights has no other use for these pages.
         tensor.bytes.forget();
     }
