@@ -79,6 +79,14 @@ impl Calibration {
         Kernel::ALL.iter().map(|&k| unit(k) * self.seconds_per_unit[k as usize]).sum()
     }
 
+    /// What to multiply a forecast by when a batch, run for real without the updates that `counter` has, took `measured_s`; and
+    /// how long it was against the sum of its kernels. Updates are left as they were timed: they are long passes over memory
+    /// with nothing between them.
+    pub fn correction(&self, counter: &Counter, measured_s: f64) -> (f64, f64) {
+        let (all, run) = (self.seconds(counter), self.seconds(&counter.scaled(Kernel::Update, 0.0)));
+        ((measured_s + all - run) / all, measured_s / run)
+    }
+
     /// Operations or bytes per second of a kernel; `None` where it was not measured.
     pub fn rate(&self, kernel: Kernel) -> Option<f64> {
         let seconds = self.seconds_per_unit[kernel as usize];
@@ -222,4 +230,22 @@ fn update(device: &Device, cpu: &Cpu, optimizer: &dyn Optimizer, trained: Elem) 
     let seconds = time(|| optimizer.step(cpu, param.output(), grad.f32(), state.view(), &at));
     let moved = 2 * (param.bytes_len() + optimizer.state_bytes(ELEMENTS)) + grad.bytes_len();
     seconds / moved as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_without_its_updates_corrects_what_it_ran_and_leaves_them() {
+        let mut calibration = Calibration::with_rate(Kernel::Elementwise, 1.0);
+        calibration.seconds_per_unit[Kernel::Update as usize] = 1.0;
+        let mut counter = Counter::default();
+        (counter.bytes[Kernel::Elementwise as usize], counter.bytes[Kernel::Update as usize]) = (4.0, 2.0);
+        // 4 s of kernels took 5 s, and 2 s of updates were not run: 7 s, where 6 s were forecast.
+        assert_eq!(calibration.correction(&counter, 5.0), (7.0 / 6.0, 1.25));
+        // A disk that takes 8 s hides all of it.
+        (counter.read_bytes, calibration.read_bytes_s) = (8.0, 1.0);
+        assert_eq!(calibration.correction(&counter, 10.0), (1.25, 1.25));
+    }
 }

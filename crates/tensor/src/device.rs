@@ -61,6 +61,13 @@ impl Counter {
     pub fn total_flops(&self) -> f64 {
         self.flops.iter().sum()
     }
+
+    /// The same with `by` times as much of one kernel's work.
+    pub fn scaled(mut self, kernel: Kernel, by: f64) -> Counter {
+        self.flops[kernel as usize] *= by;
+        self.bytes[kernel as usize] *= by;
+        self
+    }
 }
 
 /// What a dry run of some work found: the real code's peak of memory and its work.

@@ -23,6 +23,9 @@ pub(super) fn forecast(
     rehearse: &mut Rehearse,
 ) -> Candidate {
     let Rehearsal { memory, counter, offloaded_bytes } = rehearse(&activations, weights);
+    let batches_per_step = facts.batches as f64 / facts.steps.max(1) as f64;
+    // Each batch was rehearsed as a step, and a step over several of them updates once.
+    let counter = counter.scaled(Kernel::Update, 1.0 / batches_per_step.max(1.0));
     let in_place_bytes = match weights {
         Residency::Mapped => facts.mapped_bytes,
         Residency::Streamed => facts.unstreamable_bytes.unwrap_or(0),
@@ -52,7 +55,6 @@ pub(super) fn forecast(
         + m.workspace_bytes
         + m.program_bytes;
     let per_batch = 1.0 / facts.rehearsed.max(1) as f64;
-    let batches_per_step = facts.batches as f64 / facts.steps.max(1) as f64;
     let scale = per_batch * batches_per_step;
     let step_s = calibration.seconds(&counter) * scale;
     let total_s = step_s * facts.steps as f64;

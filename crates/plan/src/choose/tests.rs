@@ -75,6 +75,18 @@ fn weights_are_streamed_where_that_is_faster_or_the_only_way() {
 }
 
 #[test]
+fn a_step_over_two_batches_updates_once() {
+    let calibration = Calibration::with_rate(Kernel::Update, 1.0);
+    let mut updating = |activations: &[Policy], weights| {
+        let mut rehearsal = rehearse(activations, weights);
+        rehearsal.counter.bytes[Kernel::Update as usize] = 8.0;
+        rehearsal
+    };
+    let plan = choose(&facts(Activations::Keep, 1000), &calibration, &mut updating).unwrap();
+    assert_eq!(plan.time.step_s, 8.0);
+}
+
+#[test]
 fn a_streamed_plan_says_what_is_read() {
     let facts = Facts { unstreamable_bytes: Some(1), ..facts(Activations::Auto, 29) };
     let plan = choose(&facts, &calibration(1.0), &mut rehearse).unwrap();

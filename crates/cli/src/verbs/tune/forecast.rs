@@ -10,7 +10,7 @@ use ounce_spec::plan::{MemoryForecast, Policy, Residency};
 use ounce_spec::recipe::{Activations, Method, Offload};
 use ounce_spec::{Plan, Recipe};
 use ounce_tensor::kernels::{AttnShape, In};
-use ounce_tensor::{Device, Elem, Purpose, Weight};
+use ounce_tensor::{Device, Elem, Kernel, Purpose, Weight};
 use ounce_train::Trainer;
 
 use super::setup::{self, Prepared};
@@ -158,7 +158,10 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: usize) ->
         setup::offload(&mut prepared.trainer, &dir, plan.offloaded_bytes)?;
     }
     prepared.trainer.set_activations(&plan.activations);
-    measure(&mut plan, &calibration, &mut rehearsal, &sample, mean_tokens, &mut prepared.trainer)?;
+    let typical = sample.iter().min_by_key(|batch| (batch.tokens() as f64 - mean_tokens).abs() as usize);
+    if let Some(typical) = typical.map(std::slice::from_ref) {
+        measure(&mut plan, &calibration, &mut rehearsal, typical, accumulation, &mut prepared.trainer)?;
+    }
     Ok(plan)
 }
 
@@ -177,15 +180,14 @@ fn measure(
     plan: &mut Plan,
     calibration: &Calibration,
     rehearsal: &mut Trainer,
-    sample: &[Batch],
-    mean_tokens: f64,
+    typical: &[Batch],
+    accumulation: usize,
     trainer: &mut Trainer,
 ) -> Result<()> {
-    let distance = |batch: &&Batch| (batch.tokens() as f64 - mean_tokens).abs() as usize;
-    let Some(typical) = sample.iter().min_by_key(distance).map(std::slice::from_ref) else { return Ok(()) };
     rehearsal.set_activations(&plan.activations);
     let rehearsed = rehearsal.rehearse(typical).expect("the dry device reads nothing");
-    let expected = calibration.seconds(&rehearsed.counter);
+    let counter = rehearsed.counter.scaled(Kernel::Update, 1.0 / accumulation as f64);
+    let expected = calibration.seconds(&counter);
     if expected <= 0.0 || expected > LONGEST_MEASURED_S {
         return Ok(());
     }
@@ -197,12 +199,14 @@ fn measure(
         trainer.repeat(typical).map_err(read)?;
         Ok(started.elapsed().as_secs_f64())
     };
-    let factor = time()?.min(time()?) / expected;
+    let (factor, against_kernels) = calibration.correction(&counter, time()?.min(time()?));
     plan.time.step_s *= factor;
     plan.time.total_s *= factor;
     plan.time.tokens_per_s /= factor;
-    plan.reasons
-        .push(format!("a batch run for real took {:+.0} % against the sum of its kernels", 100.0 * (factor - 1.0)));
+    plan.reasons.push(format!(
+        "a batch run for real took {:+.0} % against the sum of its kernels",
+        100.0 * (against_kernels - 1.0)
+    ));
     Ok(())
 }
 
