@@ -214,10 +214,12 @@ impl Failing {
         if left.fetch_sub(1, Ordering::Relaxed) != 0 {
             return Ok(());
         }
-        while self.hangs {
+        if !self.hangs {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        loop {
             std::thread::park();
         }
-        Err(io::Error::from_raw_os_error(5))
     }
 }
 
