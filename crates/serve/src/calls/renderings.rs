@@ -28,7 +28,7 @@ fn arguments() -> Value {
 }
 
 /// Text and calls, pieces of `size` characters joined.
-fn read(mut reader: Reader, text: &str, size: usize) -> (String, Vec<(String, Value)>) {
+pub fn joined(mut reader: Reader, text: &str, size: usize) -> (String, Vec<(String, String)>) {
     let (mut said, mut calls) = (String::new(), Vec::<(String, String)>::new());
     let chars: Vec<char> = text.chars().collect();
     let mut deltas: Vec<Delta> =
@@ -41,6 +41,12 @@ fn read(mut reader: Reader, text: &str, size: usize) -> (String, Vec<(String, Va
             Delta::Arguments(piece) => calls.last_mut().unwrap().1 += &piece,
         }
     }
+    (said, calls)
+}
+
+/// The same, with arguments as JSON.
+fn read(reader: Reader, text: &str, size: usize) -> (String, Vec<(String, Value)>) {
+    let (said, calls) = joined(reader, text, size);
     let json = |text: &str| serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
     (said, calls.iter().map(|(name, arguments)| (name.clone(), json(arguments))).collect())
 }

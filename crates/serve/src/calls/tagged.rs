@@ -127,23 +127,12 @@ impl Tagged {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Reader;
+    use super::super::renderings::joined;
     use super::*;
 
-    /// Text and calls, pieces joined.
-    fn read(mut reader: Tagged, text: &str, size: usize) -> (String, Vec<(String, String)>) {
-        let (mut said, mut calls) = (String::new(), Vec::new());
-        let chars: Vec<char> = text.chars().collect();
-        let mut deltas: Vec<Delta> =
-            chars.chunks(size).flat_map(|piece| reader.push(&piece.iter().collect::<String>())).collect();
-        deltas.extend(reader.finish());
-        for delta in deltas {
-            match delta {
-                Delta::Text(text) => said += &text,
-                Delta::Call(name) => calls.push((name, String::new())),
-                Delta::Arguments(piece) => calls.last_mut().unwrap().1 += &piece,
-            }
-        }
-        (said, calls)
+    fn read(reader: Tagged, text: &str, size: usize) -> (String, Vec<(String, String)>) {
+        joined(Reader::Tagged(reader), text, size)
     }
 
     #[test]
