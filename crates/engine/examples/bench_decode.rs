@@ -4,7 +4,9 @@
 //! With `--rows`, passes of the model instead, without choosing tokens: of 1, 2, 4 … rows that belong to as many sequences, and of
 //! as many rows of one sequence, as when drafts are verified; each after `depth` tokens. A line for each: medians of `tokens` passes.
 //!
-//! `bench_decode MODEL [--prompt 512] [--tokens 128] [--depth 0] [--runs 3] [--threads 2] [--rows 0] [--exact] [--cache TYPE]`
+//! With `--read`, no model: as many bytes as the file has are read once for each token, as fast as memory gives them.
+//!
+//! `bench_decode MODEL [--prompt 512] [--tokens 128] [--depth 0] [--runs 3] [--threads 2] [--rows 0] [--read] [--exact] [--cache TYPE]`
 //! (the cache is bf16, with --exact f32, as in `ounce serve`)
 
 use std::path::Path;
@@ -13,7 +15,7 @@ use std::time::Instant;
 use ounce_engine::sampler::{SamplingParams, philox2x64};
 use ounce_engine::{Engine, Output, Request, Settings};
 use ounce_model::{Kv, Model, Part};
-use ounce_tensor::kernels::{CacheType, Cpu};
+use ounce_tensor::kernels::{CacheType, Cpu, Pages};
 use ounce_tensor::{BLOCK, Device};
 
 fn main() {
@@ -26,6 +28,9 @@ fn main() {
     let (prompt, tokens, depth) = (number("prompt", 512).max(1), number("tokens", 128).max(1), number("depth", 0));
     let runs = number("runs", 3).max(1);
     let device = Device::cpu(Cpu::new(number("threads", 2)));
+    if args.iter().any(|a| a == "--read") {
+        return reads(&device, Path::new(model_path), tokens, runs);
+    }
     let context = prompt.max(depth + 1 + tokens) + 1;
     let checkpoint = ounce_formats::open(Path::new(model_path)).expect("a model");
     let model = Model::load(&device, &checkpoint, context).unwrap_or_else(|e| panic!("{e}"));
@@ -70,6 +75,21 @@ fn main() {
         median(&mut decode),
         peak_rss_mib(),
     );
+}
+
+/// Reads memory of the size of a file `times` times in each run.
+fn reads(device: &Device, model: &Path, times: usize, runs: usize) {
+    let bytes = model.metadata().expect("a model").len() as usize;
+    let mut pages = Pages::map(bytes, true).expect("memory for the file");
+    pages.bytes_mut().fill(1);
+    let cpu = device.processor().expect("a processor");
+    let run = |_| {
+        let started = Instant::now();
+        (0..times).for_each(|_| cpu.read_once(pages.bytes()));
+        times as f64 / started.elapsed().as_secs_f64()
+    };
+    let mut reads: Vec<f64> = (0..runs + 1).map(run).skip(1).collect();
+    println!("{{\"reads_s\":{:.2}}}", median(&mut reads));
 }
 
 /// Times passes of up to `most` rows, all sizes in turn.

@@ -182,7 +182,7 @@ fn interleaved(
             let mut run = |copy: &Vec<u8>| {
                 let start = copy.as_ptr().align_offset(64);
                 let w = Interleaved { format, panels: &copy[start..start + size], n };
-                cpu.matmul_nt_interleaved(&mut [&mut out], &x, &[w], m, k);
+                cpu.matmul_nt_interleaved(&mut [&mut out], &x, &[w], m, k, &[]);
             };
             let cold = time(|| all.iter().for_each(&mut run)) / copies as f64;
             let warm = time(|| run(&all[0]));

@@ -11,6 +11,7 @@
 //! Promise: every result has the same bits for any number of threads. Work is cut into chunks whose size depends on the
 //! problem only, and chunks are taken as threads become free.
 
+mod ahead;
 mod attention;
 mod convert;
 mod cpu;

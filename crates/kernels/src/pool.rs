@@ -6,6 +6,7 @@
 //! A worker that has not woken when the chunks run out is not waited for: it must *enter* a job before it may touch it,
 //! and the caller closes the job before it returns. One word holds both facts: an open bit and the count inside.
 
+use crate::ahead::{Ahead, Fetch};
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -23,8 +24,8 @@ const SPIN: Duration = Duration::from_micros(40);
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Held for the length of a job: callers from several threads take turns.
-    turn: Mutex<()>,
+    /// Held for the length of a job: callers from several threads take turns. What the one whose turn it is fetches while it waits.
+    turn: Mutex<Fetch>,
 }
 
 type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
@@ -39,6 +40,7 @@ struct Shared {
     job: UnsafeCell<Option<&'static Work<'static>>>,
     stop: AtomicBool,
     asleep: Vec<AtomicBool>,
+    ahead: Line<Ahead>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     caller_waits: AtomicBool,
     left: (Mutex<()>, Condvar),
@@ -75,6 +77,7 @@ impl Pool {
             chunks: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
             stop: AtomicBool::new(false),
+            ahead: Line(Ahead::default()),
             asleep: (1..threads).map(|_| AtomicBool::new(false)).collect(),
             panic: Mutex::new(None),
             caller_waits: AtomicBool::new(false),
@@ -97,7 +100,7 @@ impl Pool {
                     .ok()
             })
             .collect();
-        Pool { shared, workers, turn: Mutex::new(()) }
+        Pool { shared, workers, turn: Mutex::new(Fetch::new(0, threads)) }
     }
 
     pub fn threads(&self) -> usize {
@@ -113,8 +116,13 @@ impl Pool {
         self.run_shared(chunks, &work);
     }
 
+    /// After the next job `bytes` will be read: threads that wait then fetch them. A hint.
+    pub(crate) fn announce(&self, bytes: &[u8]) {
+        self.shared.ahead.0.announce(bytes);
+    }
+
     fn run_shared(&self, chunks: usize, work: &Work<'_>) {
-        let _turn = lock(&self.turn);
+        let mut turn = lock(&self.turn);
         let s = &*self.shared;
         // SAFETY: the lifetime is extended only until this function returns: it closes the job and waits until no
         // thread is inside. `turn` is held, so nothing else writes `job`.
@@ -129,7 +137,7 @@ impl Pool {
         }
         s.take_chunks(work, chunks, 0);
         s.state.0.fetch_and(!OPEN, SeqCst);
-        s.wait_until_left();
+        s.wait_until_left(&mut turn);
         if let Some(panic) = lock(&s.panic).take() {
             resume_unwind(panic);
         }
@@ -150,8 +158,8 @@ impl Drop for Pool {
 impl Shared {
     /// A worker's life: wait for a new open job, enter, take chunks, leave.
     fn serve(&self, thread: usize) {
-        let mut seen = 0;
-        while let Some(generation) = self.wait_for_job(thread, seen) {
+        let (mut seen, mut fetch) = (0, Fetch::new(thread, self.next.len()));
+        while let Some(generation) = self.wait_for_job(thread, seen, &mut fetch) {
             seen = generation;
             // SAFETY: this thread is inside an open job: `job` was written before and is not written until it leaves.
             let job = unsafe { *self.job.get() };
@@ -167,7 +175,7 @@ impl Shared {
     }
 
     /// Enters the next open job later than `seen` and returns its generation; `None` when the pool is dropped.
-    fn wait_for_job(&self, thread: usize, seen: u64) -> Option<u64> {
+    fn wait_for_job(&self, thread: usize, seen: u64, fetch: &mut Fetch) -> Option<u64> {
         let mut spin = Spin::new();
         loop {
             let state = self.state.0.load(SeqCst);
@@ -186,6 +194,8 @@ impl Shared {
                 }
                 asleep.store(false, SeqCst);
                 spin = Spin::new();
+            } else {
+                fetch.turn(&self.ahead.0);
             }
         }
     }
@@ -219,7 +229,7 @@ impl Shared {
         }
     }
 
-    fn wait_until_left(&self) {
+    fn wait_until_left(&self, fetch: &mut Fetch) {
         let mut spin = Spin::new();
         while self.state.0.load(SeqCst) & INSIDE != 0 {
             if !spin.again() {
@@ -229,6 +239,8 @@ impl Shared {
                     guard = self.left.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
                 }
                 self.caller_waits.store(false, SeqCst);
+            } else {
+                fetch.turn(&self.ahead.0);
             }
         }
     }

@@ -8,6 +8,8 @@ use std::time::Instant;
 const RUNS: usize = 25;
 /// Seconds of one run, about: short, so that some run has the cores to itself.
 const RUN_S: f64 = 0.006;
+/// Words of 8 bytes that a thread takes at a time where threads share one buffer.
+const CHUNK_WORDS: usize = 4096;
 
 impl Cpu {
     /// f32 fused multiply-adds with nothing from memory, FLOP/s over all threads of the pool.
@@ -69,6 +71,14 @@ impl Cpu {
             });
             (sets.len() * passes * words * 8) as f64 / start.elapsed().as_secs_f64()
         })
+    }
+
+    /// Reads all of `bytes` but the last few once, each thread a run of it, as products read weights.
+    pub fn read_once(&self, bytes: &[u8]) {
+        let chunks: Vec<&[u64]> = bytemuck::pod_align_to(bytes).1.chunks(CHUNK_WORDS).collect();
+        self.pool.run(chunks.len(), |chunk, _| {
+            black_box(sum(chunks[chunk], self.isa));
+        });
     }
 
     /// Operations per second on all threads.

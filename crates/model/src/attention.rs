@@ -22,8 +22,9 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// `[t, c] -> [t, c]`. With `kv`, keys and values of earlier positions come from it, and this batch's go to it.
-    pub fn forward(&self, g: &mut Graph, x: Var, rows: &Rows, kv: Option<(&mut Kv, usize)>) -> Var {
+    /// `[t, c] -> [t, h·d]`, what the heads see, before the output layer. With `kv`, keys and values of earlier positions come from it,
+    /// and this batch's go to it.
+    pub fn heads(&self, g: &mut Graph, x: Var, rows: &Rows, kv: Option<(&mut Kv, usize)>) -> Var {
         let d = self.shape.head_dim;
         let [mut q, mut k, v] = Linear::forward_all([&self.q, &self.k, &self.v], g, x, rows);
         if let Some((q_norm, k_norm, add)) = self.qk_norm {
@@ -32,8 +33,7 @@ impl Attention {
         }
         q = g.rope(q, &self.rope, &rows.positions, d);
         k = g.rope(k, &self.rope, &rows.positions, d);
-        let out = attend(g, q, k, v, rows, self.shape, kv);
-        self.o.forward(g, out, rows)
+        attend(g, q, k, v, rows, self.shape, kv)
     }
 
     pub fn linears(&self) -> [&Linear; 4] {

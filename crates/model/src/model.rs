@@ -75,16 +75,40 @@ impl Model {
         wanted: &[u32],
         int8: bool,
     ) -> Result<Tensor, ReadError> {
-        let x = self.infer_blocks(device, rows, kv, int8)?;
-        self.infer_head(device, &x, wanted, int8)
+        let last = self.family.blocks() - 1;
+        let x = self.blocks_before(device, rows, kv, int8, last)?;
+        let mut g = self.infer_graph(device, last + 1, int8)?;
+        let x = g.input(x, false);
+        let heads = self.family.attend(&mut g, last, x, rows, Some(kv));
+        // Only attention lets rows see each other: behind the last one, the others are of no use.
+        let which = wanted.into();
+        let (x, heads) = (g.select_rows(x, &which), g.select_rows(heads, &which));
+        let x = self.family.finish(&mut g, last, x, heads, &rows.only(wanted));
+        self.head(device, g.value(x).clone(), None, int8)
     }
 
-    /// The part of [`Model::infer`] before the head: what the last block gives, `[t, c]`.
+    /// The part of [`Model::infer`] before the head, for all rows: what the last block gives, `[t, c]`.
     pub fn infer_blocks(&self, device: &Device, rows: &Rows, kv: &mut Kv, int8: bool) -> Result<Tensor, ReadError> {
+        self.blocks_before(device, rows, kv, int8, self.family.blocks())
+    }
+
+    /// The logits `[wanted.len(), v]` of the rows `wanted` of what [`Model::infer_blocks`] gave.
+    pub fn infer_head(&self, device: &Device, x: &Tensor, wanted: &[u32], int8: bool) -> Result<Tensor, ReadError> {
+        self.head(device, x.clone(), Some(wanted), int8)
+    }
+
+    fn blocks_before(
+        &self,
+        device: &Device,
+        rows: &Rows,
+        kv: &mut Kv,
+        int8: bool,
+        end: usize,
+    ) -> Result<Tensor, ReadError> {
         let mut g = self.infer_graph(device, 0, int8)?;
         let x = self.family.embed(&mut g, rows, Elem::F32);
         let mut x = g.value(x).clone();
-        for block in 0..self.family.blocks() {
+        for block in 0..end {
             let mut g = self.infer_graph(device, block + 1, int8)?;
             let input = g.input(x, false);
             let out = self.family.block(&mut g, block, input, rows, Some(kv));
@@ -93,11 +117,13 @@ impl Model {
         Ok(x)
     }
 
-    /// The logits `[wanted.len(), v]` of the rows `wanted` of what [`Model::infer_blocks`] gave.
-    pub fn infer_head(&self, device: &Device, x: &Tensor, wanted: &[u32], int8: bool) -> Result<Tensor, ReadError> {
+    /// The logits of some rows of `x`, or of all.
+    fn head(&self, device: &Device, x: Tensor, wanted: Option<&[u32]>, int8: bool) -> Result<Tensor, ReadError> {
         let mut g = self.infer_graph(device, self.segments() - 1, int8)?;
-        let x = g.input(x.clone(), false);
-        let x = g.select_rows(x, &wanted.into());
+        let mut x = g.input(x, false);
+        if let Some(wanted) = wanted {
+            x = g.select_rows(x, &wanted.into());
+        }
         let x = self.family.final_norm(&mut g, x);
         let logits = g.linear_f32(x, self.family.output_weight(), None);
         Ok(g.value(logits).clone())

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use ounce_kernels::{Interleaved as Panels, PanelFormat};
 use ounce_spec::DType;
@@ -24,7 +25,31 @@ pub struct Interleaved {
     format: PanelFormat,
     n: usize,
     range: Range<usize>,
-    all: Arc<Buffer>,
+    /// Among those of the region.
+    index: usize,
+    all: Arc<Region>,
+}
+
+/// The weights of a model, and in which order products read them.
+#[derive(Debug)]
+struct Region {
+    buffer: Buffer,
+    /// The first weight of the product before.
+    last: AtomicUsize,
+    /// For the first weight of a product, the bytes of the one that followed it when it ran last: passes are alike.
+    after: Vec<[AtomicUsize; 2]>,
+}
+
+impl Region {
+    /// What is likely to be read after the product that reads `range` and begins with weight `first`. Several threads at once make it
+    /// guess wrong, no more.
+    fn follow(&self, first: usize, range: Range<usize>) -> &[u8] {
+        let before = self.last.swap(first, Relaxed);
+        self.after[before][0].store(range.start, Relaxed);
+        self.after[before][1].store(range.end, Relaxed);
+        let [start, end] = &self.after[first];
+        self.buffer.bytes().get(start.load(Relaxed)..end.load(Relaxed)).unwrap_or_default()
+    }
 }
 
 impl Interleaved {
@@ -54,15 +79,16 @@ impl Interleaved {
                 weight.forget(rows.start * row_bytes..rows.end * row_bytes);
             }
         }
-        let all = Arc::new(buffer);
-        let laid = |(weight, place): (&&Weight, Option<(PanelFormat, Range<usize>)>)| {
-            place.map(|(format, range)| Interleaved { format, n: weight.shape().0, range, all: all.clone() })
+        let after = weights.iter().map(|_| Default::default()).collect();
+        let all = Arc::new(Region { buffer, last: AtomicUsize::new(0), after });
+        let laid = |(index, (weight, place)): (usize, (&&Weight, Option<(PanelFormat, Range<usize>)>))| {
+            place.map(|(format, range)| Interleaved { format, n: weight.shape().0, range, index, all: all.clone() })
         };
-        weights.iter().zip(places).map(laid).collect()
+        weights.iter().zip(places).enumerate().map(laid).collect()
     }
 
     fn panels(&self) -> Panels<'_> {
-        Panels { format: self.format, panels: &self.all.bytes()[self.range.clone()], n: self.n }
+        Panels { format: self.format, panels: &self.all.buffer.bytes()[self.range.clone()], n: self.n }
     }
 }
 
@@ -84,8 +110,10 @@ pub(crate) fn apply(device: &Device, outs: &mut [Tensor], x: &Tensor, weights: &
     let bytes = (read + 4 * m * (k + n)) as f64;
     device.run(Cost { kernel: Kernel::MatmulF32, flops: 2.0 * (m * n * k) as f64, bytes }, |cpu| {
         let mut outs: Vec<&mut [f32]> = outs.iter_mut().map(Tensor::f32_mut).collect();
-        let weights: Vec<Panels> = weights.iter().map(|w| w.panels()).collect();
-        cpu.matmul_nt_interleaved(&mut outs, x.f32(), &weights, m, k);
+        let panels: Vec<Panels> = weights.iter().map(|w| w.panels()).collect();
+        let (first, last) = (weights[0], weights[weights.len() - 1]);
+        let then = first.all.follow(first.index, first.range.start..last.range.end);
+        cpu.matmul_nt_interleaved(&mut outs, x.f32(), &panels, m, k, then);
     });
 }
 
@@ -112,6 +140,19 @@ mod tests {
         fn forget(&self, range: Range<usize>) {
             self.forgotten.lock().expect("a lock").push(range);
         }
+    }
+
+    #[test]
+    fn a_region_learns_which_product_follows_which() {
+        let ranges = [0..10, 10..30, 30..40];
+        let bytes: Vec<u8> = (0..40).collect();
+        let mut buffer = Device::cpu(Cpu::new(1)).arena().allocate(40, Purpose::Weights);
+        buffer.bytes_mut()[..40].copy_from_slice(&bytes);
+        let region =
+            Region { buffer, last: AtomicUsize::new(0), after: ranges.iter().map(|_| Default::default()).collect() };
+        let mut pass = || [0, 1, 2].map(|i| region.follow(i, ranges[i].clone()).to_vec());
+        pass();
+        assert_eq!(pass(), [&bytes[10..30], &bytes[30..40], &bytes[0..10]].map(<[u8]>::to_vec));
     }
 
     #[test]

@@ -49,10 +49,44 @@ impl Rows {
         Rows { ids, positions, spans, first_row: 0, adapted: Arc::default(), loss: None }
     }
 
+    /// Some of the rows, in any order, each for itself: in no sequence.
+    pub fn only(&self, which: &[u32]) -> Rows {
+        let of = |values: &[u32]| which.iter().map(|&row| values[row as usize]).collect();
+        let mut adapted: Vec<(Range<usize>, AdapterId)> = Vec::new();
+        for (i, &row) in which.iter().enumerate() {
+            let Some((_, id)) = self.adapted.iter().find(|(rows, _)| rows.contains(&(row as usize))) else { continue };
+            match adapted.last_mut() {
+                Some((rows, last)) if last == id && rows.end == i => rows.end += 1,
+                _ => adapted.push((i..i + 1, *id)),
+            }
+        }
+        let (ids, positions) = (of(&self.ids), of(&self.positions));
+        Rows { ids, positions, spans: Arc::default(), first_row: self.first_row, adapted: adapted.into(), loss: None }
+    }
+
     pub fn len(&self) -> usize {
         self.ids.len()
     }
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_rows_keep_their_tokens_and_adapters() {
+        let [a, b] = [AdapterId(7), AdapterId(9)];
+        let mut rows = Rows::whole((10..20).collect(), &[0, 4, 10]);
+        rows.adapted = vec![(1..3, a), (3..4, b), (6..9, a)].into();
+        let some = rows.only(&[0, 1, 2, 3, 5, 8, 7]);
+        assert_eq!(
+            (&some.ids[..], &some.positions[..]),
+            (&[10, 11, 12, 13, 15, 18, 17][..], &[0, 1, 2, 3, 1, 4, 3][..])
+        );
+        assert_eq!(some.adapted[..], [(1..3, a), (3..4, b), (5..7, a)]);
+        assert!(rows.only(&[]).is_empty());
     }
 }

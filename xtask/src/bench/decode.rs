@@ -18,6 +18,8 @@ enum Who {
     /// With the weights as they are in f32.
     Exact,
     Peer,
+    /// Only memory of the file's size, read once for each token.
+    Reading,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +35,7 @@ impl Setting {
             Who::Ours => "Ounce",
             Who::Exact => "Ounce --exact",
             Who::Peer => "llama.cpp",
+            Who::Reading => "reading alone",
         };
         format!("{}, {who}", self.format)
     }
@@ -64,7 +67,7 @@ fn settings(files: &[(&'static str, PathBuf)]) -> Vec<Setting> {
     let mut list = Vec::new();
     for (format, file) in files {
         let of = |who| Setting { who, format, file: file.clone() };
-        list.extend([of(Who::Ours), of(Who::Peer)]);
+        list.extend([of(Who::Ours), of(Who::Reading), of(Who::Peer)]);
         // Dense weights have no int8 products to do without.
         if *format != "BF16" {
             list.push(of(Who::Exact));
@@ -98,8 +101,10 @@ fn command(setting: &Setting, options: &Options, program: &Path) -> Command {
         ["-p", "-n", "-t", "-r"]
     } else {
         command.arg(&setting.file);
-        if setting.who == Who::Exact {
-            command.arg("--exact");
+        match setting.who {
+            Who::Exact => drop(command.arg("--exact")),
+            Who::Reading => drop(command.arg("--read")),
+            Who::Ours | Who::Peer => {}
         }
         ["--prompt", "--tokens", "--threads", "--runs"]
     };
@@ -116,8 +121,11 @@ struct Speeds {
     decode: f64,
 }
 
-/// Ours prints one object; `llama-bench` a list with one object for each test, told apart by their numbers of tokens.
+/// Reading has no prompt. Ours prints one object; `llama-bench` a list with one object for each test, told apart by their numbers of tokens.
 fn speeds(run: &Run) -> Result<Speeds, String> {
+    if let Ok(decode) = run.number("reads_s") {
+        return Ok(Speeds { prefill: f64::NAN, decode });
+    }
     let Some(tests) = run.said.as_array() else {
         return Ok(Speeds { prefill: run.number("prefill_tok_s")?, decode: run.number("decode_tok_s")? });
     };
@@ -163,6 +171,7 @@ fn report(entries: &[Entry<Setting>], machine: &Machine, options: &Options) -> R
         "decode, tokens/s",
         "× rival",
         "of the limit",
+        "of reading alone",
         "first token, ms",
         "peak MiB",
         "× rival",
@@ -172,8 +181,9 @@ fn report(entries: &[Entry<Setting>], machine: &Machine, options: &Options) -> R
     Ok(format!(
         "Prefill of {prompt} tokens, decode of {tokens} from an empty cache, median of {runs} runs, {rounds} rounds in turn \
          (median and range), {threads} threads. Rival: `llama-bench -p {prompt} -n {tokens} -t {threads} -r {runs} -ngl 0`. \
-         {}\n\n{}\nThe limit of decoding is reading the whole file once a token at the memory's measured rate ({}); with the \
-         file in a cache it can be passed. Ours includes the choice of the token and its probability, the rival's does not; \
+         {}\n\n{}\nThe limit of decoding is reading the whole file once a token at the memory's best measured rate ({}); with the \
+         file in a cache it can be passed. Reading alone is memory of the file's size read once a token by all threads, in turn with the others: \
+         what memory gives for as long as decoding takes, beside the same neighbours. Ours includes the choice of the token and its probability, the rival's does not; \
          the first token is the time from the prompt to it. `others` is the load from outside, \
          at worst.{}",
         machine.describe(*threads),
@@ -186,6 +196,7 @@ fn report(entries: &[Entry<Setting>], machine: &Machine, options: &Options) -> R
 /// `seconds` is what a token takes at the limit.
 fn row(entry: &Entry<Setting>, entries: &[Entry<Setting>], seconds: f64) -> Vec<String> {
     let rival = |s: &Setting| s.who == Who::Peer && s.file == entry.setting.file;
+    let alone = |s: &Setting| s.who == Who::Reading && s.file == entry.setting.file;
     let against = |figure: fn(&Run) -> f64| {
         let ours = median(&entry.runs.iter().map(figure).collect::<Vec<f64>>());
         short(ours / median(&medians(entries, rival, figure)))
@@ -200,6 +211,7 @@ fn row(entry: &Entry<Setting>, entries: &[Entry<Setting>], seconds: f64) -> Vec<
         spread(&all(decode)),
         against(decode),
         format!("{:.0} %", 100.0 * median(&all(decode)) * seconds),
+        format!("{:.0} %", 100.0 * median(&all(decode)) / median(&medians(entries, alone, decode))),
         if first.is_empty() { "–".into() } else { short(median(&first)) },
         short(median(&all(|r| r.peak_mib))),
         against(|r| r.peak_mib),
@@ -240,9 +252,10 @@ mod tests {
         let list = settings(&[("Q4_1", "m.gguf".into()), ("BF16", "b.gguf".into())]);
         let shown = |i: usize| proc::shown(&command(&list[i], &options, Path::new("it")));
         assert_eq!(shown(0), "it m.gguf --prompt 512 --tokens 8 --threads 2 --runs 1");
-        assert_eq!(shown(1), "it -o json -ngl 0 -m m.gguf -p 512 -n 8 -t 2 -r 1");
-        assert!(shown(2).contains("--exact"));
-        assert_eq!(list.iter().map(|s| s.who).collect::<Vec<_>>()[3..], [Who::Ours, Who::Peer]);
+        assert_eq!(shown(1), "it m.gguf --read --prompt 512 --tokens 8 --threads 2 --runs 1");
+        assert_eq!(shown(2), "it -o json -ngl 0 -m m.gguf -p 512 -n 8 -t 2 -r 1");
+        assert!(shown(3).contains("--exact"));
+        assert_eq!(list.iter().map(|s| s.who).collect::<Vec<_>>()[4..], [Who::Ours, Who::Reading, Who::Peer]);
     }
 
     #[test]
@@ -251,7 +264,7 @@ mod tests {
         file.as_file().set_len(1 << 30).unwrap();
         let list = settings(&[("BF16", file.path().into())]);
         let ours = json!({"prefill_tok_s": 900.0, "decode_tok_s": 20.0, "first_token_s": 0.5});
-        let runs = [run(ours, 100.0), run(llama([300.0; 3], [10.0; 3]), 400.0)];
+        let runs = [run(ours, 100.0), run(json!({"reads_s": 25.0}), 90.0), run(llama([300.0; 3], [10.0; 3]), 400.0)];
         let entries: Vec<Entry<Setting>> = list
             .into_iter()
             .zip(runs)
@@ -260,9 +273,12 @@ mod tests {
         let dram_bytes_s = 40.0 * f64::from(1 << 30);
         let machine = Machine { words: "P".into(), f32_flops: 1.0, bf16_flops: 1.0, dram_bytes_s };
         let text = report(&entries, &machine, &Options::parse(&[]).unwrap()).unwrap();
-        assert!(text.contains("| BF16, Ounce | 900 | 3.00 | 20.0 | 2.00 | 50 % | 500 | 100 | 0.25 | 0.25 |"), "{text}");
         assert!(
-            text.contains("| BF16, llama.cpp | 300 | 1.00 | 10.0 | 1.00 | 25 % | – | 400 | 1.00 | 0.25 |"),
+            text.contains("| BF16, Ounce | 900 | 3.00 | 20.0 | 2.00 | 50 % | 80 % | 500 | 100 | 0.25 | 0.25 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| BF16, llama.cpp | 300 | 1.00 | 10.0 | 1.00 | 25 % | 40 % | – | 400 | 1.00 | 0.25 |"),
             "{text}"
         );
         assert!(text.contains("1024 MiB"), "{text}");

@@ -9,6 +9,9 @@ use std::arch::x86_64::*;
 /// Rows of activations that share one unpacking of the weights, at most.
 pub(super) const TOGETHER: usize = 8;
 
+/// Bytes between what is read and what is fetched. Without it levels of eight bits are read at two thirds of the rate of bf16.
+const AHEAD: usize = 1024;
+
 /// One panel with up to [`TOGETHER`] rows of activations; row `i` goes to `out + i * ld`, `cols` elements of it.
 pub(super) struct Panel<'a> {
     pub format: QuantFormat,
@@ -84,8 +87,14 @@ unsafe fn some<const F: u8, const M: usize>(p: &Panel, rows: &[Row], out: *mut f
     let mut record = outer.wrapping_add(layout.records(p.blocks));
     let mut acc = [_mm512_setzero_ps(); M];
     for b in 0..p.blocks {
-        // SAFETY: block `b` is inside the panel and the rows.
+        // SAFETY: block `b` is inside the panel and the rows; any address may be fetched.
         unsafe {
+            if F == Q8_0 && M == 1 {
+                for line in 0..layout.record().div_ceil(64) {
+                    // Read once in a pass: not worth a place in the shared cache.
+                    _mm_prefetch::<_MM_HINT_NTA>(record.wrapping_add(AHEAD + 64 * line).cast());
+                }
+            }
             let u = unpack::<F>(record, record.add(layout.levels));
             let s = scales::<F>(record.add(layout.levels + layout.high), outer.add(b / 8 * layout.outer));
             record = record.add(layout.record());

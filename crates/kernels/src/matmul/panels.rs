@@ -17,7 +17,9 @@ pub struct Interleaved<'a> {
 }
 
 /// Weights that one task reads, about, in bytes: enough to pay for taking it, little enough to share evenly.
-const TASK_BYTES: usize = 32 << 10;
+const TASK_BYTES: usize = 48 << 10;
+/// Rows up to which a product takes about as long as its weights take to read.
+const FEW: usize = 8;
 /// Rows that a task of rounding takes.
 const ROUND_ROWS: usize = 8;
 
@@ -43,7 +45,8 @@ impl Cpu {
 
     /// `outs[i][m, n_i] = x[m, k] · w_i[n_i, k]ᵀ`. With quantised weights `x` is rounded to blocks of int8 (not exact: about
     /// 1e-2 relative), with bf16 ones to bf16 (about 1e-3); f16 and f32 ones are multiplied in f32. Panics where this table
-    /// does not [interleave](Cpu::interleaves).
+    /// does not [interleave](Cpu::interleaves). `then` are the panels that the next product will read, as far as that is known:
+    /// threads that wait between the two fetch them.
     pub fn matmul_nt_interleaved(
         &self,
         outs: &mut [&mut [f32]],
@@ -51,6 +54,7 @@ impl Cpu {
         weights: &[Interleaved],
         m: usize,
         k: usize,
+        then: &[u8],
     ) {
         assert!(self.interleaves() && outs.len() == weights.len() && x.len() == m * k);
         for (out, w) in outs.iter().zip(weights) {
@@ -87,6 +91,10 @@ impl Cpu {
             });
             let outs: Vec<Apart<f32>> = outs.iter_mut().map(|out| Apart(out.as_mut_ptr())).collect();
             let tasks = tasks(weights, k);
+            // With many rows it is not memory that a product waits for.
+            if m <= FEW {
+                self.pool.announce(then);
+            }
             self.pool.run(tasks.len(), |task, _| {
                 let (which, panels) = &tasks[task];
                 let (w, out) = (&weights[*which], outs[*which].get());

@@ -92,10 +92,15 @@ impl Family for Gemma3 {
         g.embedding(self.embed, &rows.ids, scale, elem)
     }
 
-    fn block(&self, g: &mut Graph, i: usize, x: Var, rows: &Rows, kv: Option<&mut Kv>) -> Var {
+    fn attend(&self, g: &mut Graph, i: usize, x: Var, rows: &Rows, kv: Option<&mut Kv>) -> Var {
         let b = &self.blocks[i];
         let h = g.rmsnorm(x, b.input_norm, ADD, self.eps);
-        let attended = b.attention.forward(g, h, rows, kv.map(|kv| (kv, i)));
+        b.attention.heads(g, h, rows, kv.map(|kv| (kv, i)))
+    }
+
+    fn finish(&self, g: &mut Graph, i: usize, x: Var, heads: Var, rows: &Rows) -> Var {
+        let b = &self.blocks[i];
+        let attended = b.attention.o.forward(g, heads, rows);
         let attended = g.rmsnorm(attended, b.post_attention_norm, ADD, self.eps);
         let (x, h) = g.add_rmsnorm(x, attended, b.pre_feedforward_norm, ADD, self.eps);
         let fed = b.mlp.forward(g, h, rows);

@@ -75,13 +75,17 @@ impl Family for Gpt2 {
         g.add(tokens, positions)
     }
 
-    fn block(&self, g: &mut Graph, i: usize, x: Var, rows: &Rows, kv: Option<&mut Kv>) -> Var {
+    fn attend(&self, g: &mut Graph, i: usize, x: Var, rows: &Rows, kv: Option<&mut Kv>) -> Var {
         let b = &self.blocks[i];
         let h = g.layernorm(x, b.norm_1.0, b.norm_1.1, self.eps);
         let qkv = b.qkv.forward(g, h, rows);
         let parts = g.split(qkv, 3);
-        let attended = attend(g, parts[0], parts[1], parts[2], rows, b.shape, kv.map(|kv| (kv, i)));
-        let attended = b.out.forward(g, attended, rows);
+        attend(g, parts[0], parts[1], parts[2], rows, b.shape, kv.map(|kv| (kv, i)))
+    }
+
+    fn finish(&self, g: &mut Graph, i: usize, x: Var, heads: Var, rows: &Rows) -> Var {
+        let b = &self.blocks[i];
+        let attended = b.out.forward(g, heads, rows);
         let (x, h) = g.add_layernorm(x, attended, b.norm_2.0, b.norm_2.1, self.eps);
         let up = b.up.forward(g, h, rows);
         let up = g.act(up, b.act);

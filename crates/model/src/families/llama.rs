@@ -83,10 +83,15 @@ impl Family for Llama {
         g.embedding(self.embed, &rows.ids, 1.0, elem)
     }
 
-    fn block(&self, g: &mut Graph, i: usize, x: Var, rows: &Rows, kv: Option<&mut Kv>) -> Var {
+    fn attend(&self, g: &mut Graph, i: usize, x: Var, rows: &Rows, kv: Option<&mut Kv>) -> Var {
         let block = &self.blocks[i];
         let h = g.rmsnorm(x, block.input_norm, 0.0, self.eps);
-        let attended = block.attention.forward(g, h, rows, kv.map(|kv| (kv, i)));
+        block.attention.heads(g, h, rows, kv.map(|kv| (kv, i)))
+    }
+
+    fn finish(&self, g: &mut Graph, i: usize, x: Var, heads: Var, rows: &Rows) -> Var {
+        let block = &self.blocks[i];
+        let attended = block.attention.o.forward(g, heads, rows);
         let (x, h) = g.add_rmsnorm(x, attended, block.post_attention_norm, 0.0, self.eps);
         let fed = block.mlp.forward(g, h, rows);
         g.add(x, fed)

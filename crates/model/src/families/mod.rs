@@ -21,8 +21,16 @@ pub trait Family: Send + Sync {
     fn blocks(&self) -> usize;
     /// Token (and position) embeddings `[t, c]` of type `elem`.
     fn embed(&self, g: &mut Graph, rows: &Rows, elem: Elem) -> Var;
-    /// Block `i`: `[t, c] -> [t, c]`. With `kv`, attention sees earlier positions.
-    fn block(&self, g: &mut Graph, i: usize, x: Var, rows: &Rows, kv: Option<&mut Kv>) -> Var;
+    /// The first part of block `i`, in which rows see each other: `[t, c] -> [t, h·d]`, up to its heads. With `kv`, attention sees earlier
+    /// positions.
+    fn attend(&self, g: &mut Graph, i: usize, x: Var, rows: &Rows, kv: Option<&mut Kv>) -> Var;
+    /// The rest of block `i`, in which each row is for itself: from its input `[t, c]` and heads `[t, h·d]` to its output `[t, c]`.
+    fn finish(&self, g: &mut Graph, i: usize, x: Var, heads: Var, rows: &Rows) -> Var;
+    /// Block `i`: `[t, c] -> [t, c]`.
+    fn block(&self, g: &mut Graph, i: usize, x: Var, rows: &Rows, kv: Option<&mut Kv>) -> Var {
+        let heads = self.attend(g, i, x, rows, kv);
+        self.finish(g, i, x, heads, rows)
+    }
     /// The norm before the output layer.
     fn final_norm(&self, g: &mut Graph, x: Var) -> Var;
     /// `[v, c]`

@@ -37,11 +37,11 @@ fn interleaved_products_stay_within_the_rounding_of_x() {
             let panels = laid_out(&cpu, &w, n, k);
             let w8 = Interleaved { format: PanelFormat::of(w.mat()), panels: bytes(&panels), n };
             let (mut out, mut twin) = (vec![f32::NAN; m * n], vec![f32::NAN; m * n]);
-            cpu.matmul_nt_interleaved(&mut [&mut out, &mut twin], &x, &[w8, w8], m, k);
+            cpu.matmul_nt_interleaved(&mut [&mut out, &mut twin], &x, &[w8, w8], m, k, &[]);
             assert_eq!(out, twin);
             for i in 0..m {
                 let mut one = vec![0f32; n];
-                Cpu::new(1).matmul_nt_interleaved(&mut [&mut one], &x[i * k..][..k], &[w8], 1, k);
+                Cpu::new(1).matmul_nt_interleaved(&mut [&mut one], &x[i * k..][..k], &[w8], 1, k, &[]);
                 assert_eq!(out[i * n..][..n], one, "{kind:?}: row {i} of {m} has other bits alone");
                 for j in 0..n {
                     let (exact, bound) = bound(kind, &x[i * k..][..k], &w.f32[j * k..][..k]);
@@ -67,10 +67,10 @@ fn storages_may_differ_in_one_call() {
     let of = |i: usize| Interleaved { format: PanelFormat::of(weights[i].mat()), panels: bytes(&panels[i]), n };
     let mut outs = [0; 3].map(|_| vec![0f32; m * n]);
     let [a, b, c] = &mut outs;
-    cpu.matmul_nt_interleaved(&mut [a, b, c], &x, &[of(0), of(1), of(2)], m, k);
+    cpu.matmul_nt_interleaved(&mut [a, b, c], &x, &[of(0), of(1), of(2)], m, k, &[]);
     for (i, out) in outs.iter().enumerate() {
         let mut alone = vec![0f32; m * n];
-        cpu.matmul_nt_interleaved(&mut [&mut alone], &x, &[of(i)], m, k);
+        cpu.matmul_nt_interleaved(&mut [&mut alone], &x, &[of(i)], m, k, &[]);
         assert_eq!(*out, alone, "weight {i}");
     }
 }
@@ -105,7 +105,7 @@ fn what_is_not_finite_is_passed_on() {
             x[at] = bad;
             let mut out = [0f32; 3];
             let w = Interleaved { format: PanelFormat::of(w.mat()), panels: bytes(&panels), n: 3 };
-            cpu.matmul_nt_interleaved(&mut [&mut out], &x, &[w], 1, 256);
+            cpu.matmul_nt_interleaved(&mut [&mut out], &x, &[w], 1, 256, &[]);
             assert!(out.iter().all(|v| !v.is_finite()), "{kind:?}: {bad} became {out:?}");
         }
     }
