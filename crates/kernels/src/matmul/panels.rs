@@ -17,7 +17,7 @@ pub struct Interleaved<'a> {
 }
 
 /// Weights that one task reads, about, in bytes: enough to pay for taking it, little enough to share evenly.
-const TASK_BYTES: usize = 48 << 10;
+const TASK_BYTES: usize = 32 << 10;
 /// Rows up to which a product takes about as long as its weights take to read.
 const FEW: usize = 8;
 /// Rows that a task of rounding takes.
