@@ -150,7 +150,7 @@ mod tests {
         buffer.bytes_mut()[..40].copy_from_slice(&bytes);
         let region =
             Region { buffer, last: AtomicUsize::new(0), after: ranges.iter().map(|_| Default::default()).collect() };
-        let mut pass = || [0, 1, 2].map(|i| region.follow(i, ranges[i].clone()).to_vec());
+        let pass = || [0, 1, 2].map(|i| region.follow(i, ranges[i].clone()).to_vec());
         pass();
         assert_eq!(pass(), [&bytes[10..30], &bytes[30..40], &bytes[0..10]].map(<[u8]>::to_vec));
     }
