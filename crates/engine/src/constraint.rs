@@ -20,6 +20,13 @@ pub trait Constraint: Send {
 
     /// Whether the answer is whole and nothing can follow it.
     fn is_complete(&self) -> bool;
+
+    /// Tokens that the answer goes on with, as far as that can be told, at most `most`. They are guesses: the same text may be cut
+    /// into other tokens. None where nothing can be told.
+    fn foresee(&mut self, most: usize) -> Vec<u32>;
+
+    /// A copy that goes its own way, to try guesses on.
+    fn fork(&self) -> Box<dyn Constraint>;
 }
 
 /// A constraint that cannot be kept up.

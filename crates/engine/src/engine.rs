@@ -34,7 +34,7 @@ pub struct Settings {
     /// Whether prompts may find their beginnings in the cache.
     pub prefix_cache: bool,
     /// Tokens of an answer that are guessed ahead in a step, at most: from what came after its last tokens before, or by a draft model
-    /// ([`Engine::draft_with`]). Answers do not depend on it.
+    /// ([`Engine::draft_with`]). What a constraint foresees is guessed anyhow. Answers do not depend on it.
     pub speculate: usize,
 }
 
@@ -229,12 +229,12 @@ impl Engine {
             self.kv.copy_block(&self.device, copied.to, copied.from);
             self.draft_model.iter_mut().for_each(|draft| draft.copy_block(&self.device, copied.to, copied.from));
         }
-        let turns = self.scheduler.plan();
+        let mut turns = self.scheduler.plan();
         if turns.is_empty() {
             return Ok(out);
         }
         if let Some(draft) = &mut self.draft_model {
-            draft.guess(&self.device, &mut self.scheduler.running, &turns)?;
+            draft.guess(&self.device, &mut self.scheduler.running, &mut turns)?;
         }
         let running = &self.scheduler.running;
         let tokens: Vec<_> = turns.iter().map(|turn| running[turn.i].next(turn.n)).collect();
@@ -271,7 +271,7 @@ impl Engine {
     /// guessed is what is drawn. How many of the turn's rows are of the text as it now is, and the end if it ends.
     fn hear(&mut self, turn: &Turn, asked: &[usize], logits: &[&[f32]], out: &mut Vec<Output>) -> (usize, Option<End>) {
         let sequence = &mut self.scheduler.running[turn.i];
-        let drafts = std::mem::take(&mut sequence.drafts);
+        let guesses = std::mem::take(&mut sequence.guesses.tokens);
         let (mut accepted, mut end) = (0, None);
         for (row, logits) in asked.iter().zip(logits) {
             let sequence = &mut self.scheduler.running[turn.i];
@@ -293,18 +293,18 @@ impl Engine {
             };
             let top = top_logprobs(logits, sequence.params.logprobs);
             end = self.accept(turn.i, Scored { token: choice.token, logprob: choice.logprob, top }, out);
-            if end.is_some() || drafts.get(accepted) != Some(&choice.token) {
+            if end.is_some() || guesses.get(accepted) != Some(&choice.token) {
                 break;
             }
             accepted += 1;
         }
-        if !drafts.is_empty() {
-            self.scheduler.running[turn.i].pace.learn(drafts.len(), accepted);
+        if !guesses.is_empty() {
+            self.scheduler.running[turn.i].guesses.learn(guesses.len(), accepted);
             self.speculated.drafts += 1;
-            self.speculated.drafted += drafts.len() as u64;
+            self.speculated.drafted += guesses.len() as u64;
             self.speculated.accepted += accepted as u64;
         }
-        (turn.n - drafts.len() + accepted, end)
+        (turn.n - guesses.len() + accepted, end)
     }
 
     /// Runs one request to its end. `on_step` gets each token, or nothing after a step that read a part of a long prompt, and ends the

@@ -82,9 +82,10 @@ impl Sampler {
         Choice { token, logprob: logprob(logits, token) }
     }
 
-    /// The token that would be drawn `ahead` tokens after the next one if `logits` `[v]` were those of its place. Nothing is remembered.
-    pub fn guess(&mut self, logits: &[f32], ahead: usize) -> u32 {
-        self.choose(logits, None, self.position + ahead as u64)
+    /// The token that would be drawn `ahead` tokens after the next one, among those `allowed`, if `logits` `[v]` were those of its place.
+    /// Nothing is remembered.
+    pub fn guess(&mut self, logits: &[f32], allowed: Option<&[u32]>, ahead: usize) -> u32 {
+        self.choose(logits, allowed, self.position + ahead as u64)
     }
 
     /// The token of the `position`-th draw.

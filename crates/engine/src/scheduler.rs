@@ -9,7 +9,7 @@ use crate::blocks::Blocks;
 use crate::engine::Settings;
 use crate::prefix::Parent;
 use crate::sequence::{Output, SeqId, Sequence};
-use crate::speculation::{ROWS, lookup};
+use crate::speculation::ROWS;
 
 /// Rows of a prompt in one step where the logits of all are wanted: with 262,144 tokens to choose from, 64 rows are 64 MiB.
 const SCORED_ROWS: usize = 64;
@@ -156,8 +156,7 @@ impl Scheduler {
         (sequence.cached, sequence.published, sequence.drafted) = (0, 0, 0);
     }
 
-    /// What runs in the next step: all that decode, with guesses where they are wanted, and prompts up to the chunk. All of it has
-    /// blocks.
+    /// What runs in the next step: all that decode and prompts up to the chunk, with guesses. All of it has blocks.
     pub fn plan(&mut self) -> Vec<Turn> {
         let mut budget = self.settings.prefill_chunk.max(1);
         let mut turns = Vec::new();
@@ -180,33 +179,38 @@ impl Scheduler {
         turns
     }
 
-    /// Makes guesses for those that decode, or room for those that a draft model will make.
+    /// Makes guesses for those whose next token is drawn, or room for those that a draft model will make.
     fn make_guesses(&mut self, turns: &mut [Turn]) {
-        let decodes = |s: &Sequence| s.tokens.len() - s.cached == 1 && !s.is_scored();
-        turns.iter().for_each(|turn| self.running[turn.i].drafts.clear());
-        let decoding = turns.iter().filter(|turn| decodes(&self.running[turn.i])).count();
+        turns.iter().for_each(|turn| self.running[turn.i].guesses.clear());
+        let draws = |turn: &Turn, s: &Sequence| turn.n == s.tokens.len() - s.cached && !s.is_scored();
+        let drawing = turns.iter().filter(|turn| draws(turn, &self.running[turn.i])).count();
         let running = self.running.len();
-        let each = self.settings.speculate.min((ROWS / decoding.max(1)).saturating_sub(1));
+        let each = (ROWS / drawing.max(1)).saturating_sub(1);
         for turn in turns.iter_mut().filter(|_| each > 0) {
             let sequence = &mut self.running[turn.i];
             let (len, answered) = (sequence.tokens.len(), sequence.tokens.len() - sequence.prompt_len);
             // The model adds a token to the guesses that hold.
             let left = sequence.params.max_tokens - answered;
-            let room = left.min(self.settings.context - len) - 1;
-            if !decodes(sequence) || room == 0 {
+            let most = each.min(left.min(self.settings.context - len) - 1);
+            if !draws(turn, sequence) || most == 0 {
                 continue;
             }
-            let mut wanted = sequence.pace.ahead(each.min(room));
+            sequence.foresee(most);
+            let mut wanted = sequence.guesses.tokens.len();
+            // After a prompt there is not much to go by.
+            if self.settings.speculate > 0 && turn.n == 1 {
+                wanted += sequence.guesses.ahead(self.settings.speculate.min(most - wanted));
+            }
             if !self.drafts {
-                sequence.drafts = lookup(&sequence.tokens, wanted);
-                wanted = sequence.drafts.len();
+                sequence.look_up(wanted - sequence.guesses.tokens.len());
+                wanted = sequence.guesses.tokens.len();
             }
             // Guesses take no block that another sequence may need.
             while (len + wanted).div_ceil(BLOCK) > sequence.blocks.len() && self.blocks.available() > running {
                 sequence.blocks.extend(self.blocks.take());
             }
             wanted = wanted.min(sequence.blocks.len() * BLOCK - len);
-            sequence.drafts.truncate(wanted);
+            sequence.guesses.tokens.truncate(wanted);
             turn.n += wanted;
         }
     }

@@ -7,7 +7,7 @@ use ounce_tensor::AdapterId;
 use crate::constraint::{Constraint, first};
 use crate::prefix::Parent;
 use crate::sampler::{Choice, Sampler, SamplingParams};
-use crate::speculation::Pace;
+use crate::speculation::Guesses;
 
 /// The number of a sequence, unique in one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,8 +88,7 @@ pub(crate) struct Sequence {
     /// Tokens of the prompt whose log probabilities have been given, the first counted as given.
     pub scored: usize,
     /// Guesses of its next tokens, which run in this step.
-    pub drafts: Vec<u32>,
-    pub pace: Pace,
+    pub guesses: Guesses,
     /// Tokens that the draft model has in its cache, where there is one.
     pub drafted: usize,
 }
@@ -113,8 +112,7 @@ impl Sequence {
             published: 0,
             parent: Parent::Root { epoch: 0, salt, adapter },
             scored: 1,
-            drafts: Vec::new(),
-            pace: Pace::default(),
+            guesses: Guesses::default(),
             drafted: 0,
         }
     }
@@ -133,12 +131,28 @@ impl Sequence {
         }
     }
 
-    /// What a draft model's `logits` `[v]` say comes after the guesses there are: drawn with the random number that the token will be
-    /// drawn with, so that models that agree choose alike.
-    pub fn guess(&mut self, logits: &[f32]) -> u32 {
-        let token = self.sampler.guess(logits, self.drafts.len());
-        self.drafts.push(token);
-        token
+    /// Guesses at most `most` tokens that its constraint foresees.
+    pub fn foresee(&mut self, most: usize) {
+        if let Some(constraint) = &mut self.constraint {
+            self.guesses.foresee(constraint.as_mut(), most);
+        }
+    }
+
+    /// Guesses at most `most` more that stand in its text before.
+    pub fn look_up(&mut self, most: usize) {
+        self.guesses.look_up(&self.tokens, self.constraint.as_deref(), most);
+    }
+
+    /// Guesses what a draft model's `logits` `[v]` say comes after the guesses there are: drawn with the random number that the token
+    /// will be drawn with, and among what will be allowed, so that models that agree choose alike. None where nothing can follow.
+    pub fn guess(&mut self, logits: &[f32]) -> Option<u32> {
+        let choose = |before, allowed: Option<&[u32]>| self.sampler.guess(logits, allowed, before);
+        self.guesses.draft(self.constraint.as_deref(), logits.len(), choose)
+    }
+
+    /// Guesses that the next `n` rows of it leave room for, besides those there are.
+    pub fn to_guess(&self, n: usize) -> usize {
+        (self.cached + n).saturating_sub(self.tokens.len() + self.guesses.tokens.len())
     }
 
     /// Whether tokens of its prompt are still to be scored.
@@ -154,7 +168,11 @@ impl Sequence {
     /// Its next `n` tokens, then guesses.
     pub fn next(&self, n: usize) -> Cow<'_, [u32]> {
         let known = &self.tokens[self.cached..];
-        if n <= known.len() { known[..n].into() } else { [known, &self.drafts[..n - known.len()]].concat().into() }
+        if n <= known.len() {
+            known[..n].into()
+        } else {
+            [known, &self.guesses.tokens[..n - known.len()]].concat().into()
+        }
     }
 
     /// Those of its next `n` rows whose logits are needed: all that stand before a token to come, and those before tokens of a prompt that

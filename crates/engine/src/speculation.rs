@@ -3,12 +3,14 @@
 //! random number, so an answer is the same with guesses and without, bit for bit. It knows where guesses come from, not how they fare.
 
 mod draft_model;
+mod guesses;
 mod lookup;
 mod pace;
 
 pub(crate) use draft_model::DraftModel;
-pub(crate) use lookup::lookup;
-pub(crate) use pace::Pace;
+pub(crate) use guesses::Guesses;
+use lookup::lookup;
+use pace::{Pace, Rest};
 
 /// Rows of a step at most where some of them are guesses: beyond them a pass costs more than guesses win.
 pub(crate) const ROWS: usize = 32;

@@ -35,10 +35,13 @@ fn main() {
         let started = Instant::now();
         let grammar = grammars.compile(&form).unwrap_or_else(|e| panic!("{e}"));
         let compiled_ms = started.elapsed().as_secs_f64() * 1e3;
-        let mut steps_us = Vec::new();
+        let (mut steps_us, mut looks_us) = (Vec::new(), Vec::new());
         for answer in 0..ANSWERS {
             let mut constraint = grammar.constraint();
             for step in 0..STEPS {
+                let started = Instant::now();
+                constraint.foresee(31);
+                looks_us.push(started.elapsed().as_secs_f64() * 1e6);
                 let started = Instant::now();
                 let allowed = constraint.allowed().unwrap_or_else(|e| panic!("{e}"));
                 let asked = started.elapsed();
@@ -52,14 +55,21 @@ fn main() {
                 }
             }
         }
-        steps_us.sort_by(f64::total_cmp);
-        let at = |share: f64| steps_us[((steps_us.len() - 1) as f64 * share) as usize];
+        let spread = |mut times: Vec<f64>| {
+            times.sort_by(f64::total_cmp);
+            let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+            format!(
+                "{:.0} µs (median), {:.0} (99 of 100), {:.0} (slowest of {})",
+                at(0.5),
+                at(0.99),
+                at(1.0),
+                times.len()
+            )
+        };
         println!(
-            "{name}: compiled in {compiled_ms:.1} ms; a step takes {:.0} µs (median), {:.0} (99 of 100), {:.0} (slowest of {})",
-            at(0.5),
-            at(0.99),
-            at(1.0),
-            steps_us.len()
+            "{name}: compiled in {compiled_ms:.1} ms; a step takes {}; a look ahead {}",
+            spread(steps_us),
+            spread(looks_us)
         );
     }
 }

@@ -1,20 +1,26 @@
 //! [`Follower`]: one answer on its way through a grammar, as the engine asks for it. It knows no form.
 
+use std::sync::Arc;
+
 use llguidance::Matcher;
 use llguidance::toktrie::SimpleVob;
 use ounce_engine::{Constraint, Unmet};
 
+use crate::ahead::Ahead;
+use crate::cut::Cutter;
 use crate::reason;
 
+#[derive(Clone)]
 pub struct Follower {
     matcher: Matcher,
     /// What may come next; lent to the engine.
     allowed: SimpleVob,
+    ahead: Ahead,
 }
 
 impl Follower {
-    pub fn new(matcher: Matcher) -> Follower {
-        Follower { matcher, allowed: SimpleVob::new() }
+    pub fn new(matcher: Matcher, cutter: Arc<Cutter>) -> Follower {
+        Follower { matcher, allowed: SimpleVob::new(), ahead: Ahead::new(cutter) }
     }
 }
 
@@ -26,6 +32,7 @@ impl Constraint for Follower {
     }
 
     fn accept(&mut self, token: u32) -> Result<(), Unmet> {
+        self.ahead.take(token);
         self.matcher.consume_token(token).map_err(|e| Unmet(reason(&e.to_string())))
     }
 
@@ -35,5 +42,13 @@ impl Constraint for Follower {
 
     fn is_complete(&self) -> bool {
         self.matcher.is_stopped() && !self.matcher.is_error()
+    }
+
+    fn foresee(&mut self, most: usize) -> Vec<u32> {
+        self.ahead.tokens(&self.matcher, most)
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
     }
 }

@@ -6,6 +6,9 @@
 //! of regular expressions under an Earley parser, run down a trie of the vocabulary.
 #![forbid(unsafe_code)]
 
+mod ahead;
+mod blanks;
+mod cut;
 mod follow;
 mod form;
 mod vocabulary;
@@ -20,6 +23,7 @@ use ounce_formats::tokenizer::Tokenizer;
 
 pub use form::{Form, MAX_FORM_BYTES, json_rule};
 
+use cut::Cutter;
 use follow::Follower;
 
 /// Most states of the automaton that reads an answer, about 2 kB each. It grows while an answer is written.
@@ -51,6 +55,7 @@ pub enum GrammarError {
 #[derive(Clone)]
 pub struct Grammars {
     factory: Arc<ParserFactory>,
+    cutter: Arc<Cutter>,
 }
 
 impl Grammars {
@@ -68,7 +73,7 @@ impl Grammars {
         limits.max_lexer_states = MAX_STATES;
         limits.max_grammar_size = MAX_SYMBOLS;
         limits.verbose_errors = false;
-        Ok(Grammars { factory: Arc::new(factory) })
+        Ok(Grammars { factory: Arc::new(factory), cutter: Arc::new(Cutter::new(tokenizer, vocabulary)) })
     }
 
     /// Compiles a form, within two seconds.
@@ -77,13 +82,13 @@ impl Grammars {
     /// A form that is too large, wrong, or too complex.
     pub fn compile(&self, form: &Form) -> Result<Grammar, GrammarError> {
         let grammar: TopLevelGrammar = form.grammar()?;
-        let factory = self.factory.clone();
+        let (factory, cutter) = (self.factory.clone(), self.cutter.clone());
         guard::run(move || {
             let mut matcher = Matcher::new(factory.create_parser(grammar));
             // Where nothing can be written, the first step says so; it is remembered, too.
             match matcher.compute_mask_or_eos() {
                 Err(error) => Err(invalid(&error.to_string())),
-                Ok(_) => Ok(Grammar { matcher }),
+                Ok(_) => Ok(Grammar { matcher, cutter }),
             }
         })
     }
@@ -92,12 +97,13 @@ impl Grammars {
 /// A compiled form.
 pub struct Grammar {
     matcher: Matcher,
+    cutter: Arc<Cutter>,
 }
 
 impl Grammar {
     /// A constraint that stands at the beginning of an answer. Those of one grammar share what they learn about it.
     pub fn constraint(&self) -> Box<dyn Constraint> {
-        Box::new(Follower::new(self.matcher.clone()))
+        Box::new(Follower::new(self.matcher.clone(), self.cutter.clone()))
     }
 }
 

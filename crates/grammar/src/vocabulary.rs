@@ -18,7 +18,8 @@ pub fn environment(tokenizer: &Tokenizer) -> TokEnv {
         words.push(marked("<end>"));
     }
     let info = TokRxInfo::new(words.len() as u32, ends[0]);
-    // It tokenizes texts greedily, which is only asked for where tokens are forced. None are: the model may cut texts as it likes.
+    // It tokenizes texts greedily, which is only asked for where tokens are forced. None are: the model may cut texts as it likes, and
+    // how it does is guessed elsewhere.
     Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &words).with_eos_tokens(&ends)))
 }
 

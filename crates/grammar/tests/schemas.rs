@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Ended, draw, tokenizer};
+use common::{Asked, Ended, draw, tokenizer};
 use ounce_engine::sampler::Dice;
 use ounce_grammar::{Form, Grammars};
 use serde_json::{Map, Value, json};
@@ -164,6 +164,23 @@ fn every_finished_answer_is_what_its_schema_takes() {
     }
     // Long and short answers were among them, and nearly all ended.
     assert!(finished > SCHEMAS * 95 / 100 && longest > 200, "{finished} finished, the longest with {longest} bytes");
+}
+
+/// To ask what comes next changes no answer, and what is said may come.
+#[test]
+fn what_is_foreseen_is_what_schemas_take() {
+    let tokenizer = tokenizer();
+    let grammars = Grammars::new(&tokenizer).unwrap();
+    let mut foreseen = 0;
+    for seed in 0..SCHEMAS / 4 {
+        let schema = whole(&mut Dice::new(seed));
+        let grammar = grammars.compile(&Form::JsonSchema(schema.clone())).unwrap();
+        let plain = draw(&tokenizer, grammar.constraint(), seed, MOST_TOKENS / 5);
+        let asked = draw(&tokenizer, Box::new(Asked::new(grammar.constraint())), seed, MOST_TOKENS / 5);
+        assert_eq!(asked, plain, "{seed}: {schema}");
+        foreseen += usize::from(!grammar.constraint().foresee(1).is_empty());
+    }
+    assert!(foreseen > SCHEMAS as usize / 16, "{foreseen}");
 }
 
 #[test]

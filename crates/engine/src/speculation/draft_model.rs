@@ -34,8 +34,15 @@ impl DraftModel {
         self.kv.copy_block(device, to, from);
     }
 
-    /// Reads what sequences got since it last did, and guesses for those turns that have room for guesses.
-    pub fn guess(&mut self, device: &Device, running: &mut [Sequence], turns: &[Turn]) -> Result<(), ReadError> {
+    /// Reads what sequences got since it last did, and guesses for those turns that have room for guesses. Turns keep the room that was
+    /// used.
+    pub fn guess(&mut self, device: &Device, running: &mut [Sequence], turns: &mut [Turn]) -> Result<(), ReadError> {
+        self.read_on(device, running, turns)?;
+        turns.iter_mut().for_each(|turn| turn.n -= running[turn.i].to_guess(turn.n));
+        Ok(())
+    }
+
+    fn read_on(&mut self, device: &Device, running: &mut [Sequence], turns: &[Turn]) -> Result<(), ReadError> {
         let mut readings: Vec<Reading> = turns.iter().filter_map(|turn| self.due(turn, &running[turn.i])).collect();
         while !readings.is_empty() {
             let (mut parts, mut asked, mut row) = (Vec::new(), Vec::new(), 0);
@@ -57,8 +64,8 @@ impl DraftModel {
             for (reading, logits) in readings.iter_mut().zip(logits.f32().chunks_exact(logits.cols())) {
                 let guess = running[reading.i].guess(logits);
                 reading.past += reading.tokens.len();
-                reading.tokens = vec![self.known(guess)];
-                reading.wanted -= 1;
+                reading.tokens = guess.iter().map(|&guess| self.known(guess)).collect();
+                reading.wanted = if guess.is_some() { reading.wanted - 1 } else { 0 };
             }
             // After the last guess there is nothing to ask.
             readings.retain(|reading| reading.wanted > 0);
@@ -66,16 +73,15 @@ impl DraftModel {
         Ok(())
     }
 
-    /// What is to be read for a turn: prompts as they are read; answers before they are guessed, or once a block of theirs is whole.
-    fn due(&self, turn: &Turn, sequence: &Sequence) -> Option<Reading> {
-        let &Turn { i, n } = turn;
-        let last = sequence.tokens.len() - 1;
-        let decodes = sequence.cached == last;
-        let wanted = if decodes { n - 1 } else { 0 };
-        let to = if decodes { last + 1 } else { sequence.cached + n };
+    /// What is to be read for a turn: prompts as they are read; answers, with the guesses there are, before more are guessed, or once a
+    /// block of theirs is whole.
+    fn due(&self, &Turn { i, n }: &Turn, sequence: &Sequence) -> Option<Reading> {
+        let Sequence { tokens, cached, guesses, .. } = sequence;
+        let (to, wanted) = (tokens.len().min(cached + n), sequence.to_guess(n));
         let past = sequence.drafted.min(to - 1);
-        let due = !decodes || wanted > 0 || to - past >= BLOCK;
-        let tokens = sequence.tokens[past..to].iter().map(|&token| self.known(token));
+        let due = tokens.len() - cached > 1 || wanted > 0 || to - past >= BLOCK;
+        let guesses = if wanted > 0 { &guesses.tokens[..] } else { &[] };
+        let tokens = tokens[past..to].iter().chain(guesses).map(|&token| self.known(token));
         due.then(|| Reading { i, tokens: tokens.collect(), past, wanted })
     }
 

@@ -1,44 +1,63 @@
-//! [`Pace`]: how far ahead a sequence guesses, from how its earlier guesses fared.
+//! [`Pace`]: how far ahead a sequence guesses, and [`Rest`]: whether it does, from how its earlier guesses fared.
 
 /// Steps without a guess after many that failed, at most.
 const LONGEST_REST: u32 = 32;
 
-/// Doubles after guesses that all held, comes down to what held after others; after guesses of which none held the sequence rests, each
-/// time for twice as many steps.
+/// Doubles after guesses that all held, comes down to what held after others; after guesses of which none held the sequence rests.
 #[derive(Clone, Debug)]
 pub(crate) struct Pace {
     ahead: usize,
-    misses: u32,
-    rest: u32,
+    rest: Rest,
 }
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { ahead: 2, misses: 0, rest: 0 }
+        Pace { ahead: 2, rest: Rest::default() }
     }
 }
 
 impl Pace {
     /// How many tokens to guess in this step, at most `most`.
     pub fn ahead(&mut self, most: usize) -> usize {
-        if self.rest > 0 {
-            self.rest -= 1;
-            return 0;
-        }
-        self.ahead.min(most)
+        if self.rest.is_over() { self.ahead.min(most) } else { 0 }
     }
 
     /// Of `drafted` guesses `accepted` held.
     pub fn learn(&mut self, drafted: usize, accepted: usize) {
-        match accepted {
-            _ if drafted == 0 => {}
-            0 => {
-                self.ahead = 1.max(drafted / 2);
-                self.rest = LONGEST_REST.min((1 << self.misses.min(16)) - 1);
-                self.misses += 1;
-            }
-            all if all == drafted => (self.ahead, self.misses) = (self.ahead.max(2 * drafted), 0),
-            some => (self.ahead, self.misses) = (some + 1, 0),
+        if drafted == 0 {
+            return;
+        }
+        self.ahead = match accepted {
+            0 => 1.max(drafted / 2),
+            all if all == drafted => self.ahead.max(2 * drafted),
+            some => some + 1,
+        };
+        self.rest.learn(accepted > 0);
+    }
+}
+
+/// Steps without guesses after some of which none held: none at first, then each time twice as many, until one holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rest {
+    misses: u32,
+    left: u32,
+}
+
+impl Rest {
+    /// Whether to guess in this step.
+    pub fn is_over(&mut self) -> bool {
+        let over = self.left == 0;
+        self.left = self.left.saturating_sub(1);
+        over
+    }
+
+    /// Whether any of the guesses of a step held.
+    pub fn learn(&mut self, held: bool) {
+        if held {
+            self.misses = 0;
+        } else {
+            self.left = LONGEST_REST.min((1 << self.misses.min(16)) - 1);
+            self.misses += 1;
         }
     }
 }

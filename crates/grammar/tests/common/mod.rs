@@ -103,3 +103,51 @@ pub fn draw(tokenizer: &Tokenizer, mut constraint: Box<dyn Constraint>, seed: u6
     };
     (tokenizer.decode(&ids, false), ended)
 }
+
+/// A constraint that is asked at every step what it foresees, and held to it that it allows that.
+pub struct Asked {
+    pub constraint: Box<dyn Constraint>,
+    /// Tokens that were foreseen since the last one that was not, and how many of those came.
+    foreseen: Vec<u32>,
+    pub held: usize,
+}
+
+impl Asked {
+    pub fn new(constraint: Box<dyn Constraint>) -> Asked {
+        Asked { constraint, foreseen: Vec::new(), held: 0 }
+    }
+}
+
+impl Constraint for Asked {
+    fn allowed(&mut self) -> Result<&[u32], Unmet> {
+        self.foreseen = self.constraint.foresee(12);
+        assert!(self.foreseen.len() <= 12);
+        let mut fork = self.constraint.fork();
+        for (at, &token) in self.foreseen.iter().enumerate() {
+            assert!(allows(fork.allowed().unwrap(), token), "token {at} of {:?}", self.foreseen);
+            fork.accept(token).unwrap();
+        }
+        self.constraint.allowed()
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), Unmet> {
+        self.held += usize::from(self.foreseen.first() == Some(&token));
+        self.constraint.accept(token)
+    }
+
+    fn may_stop(&mut self) -> bool {
+        self.constraint.may_stop()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.constraint.is_complete()
+    }
+
+    fn foresee(&mut self, most: usize) -> Vec<u32> {
+        self.constraint.foresee(most)
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        self.constraint.fork()
+    }
+}
