@@ -15,7 +15,7 @@ use std::time::Instant;
 use ounce_engine::sampler::{SamplingParams, philox2x64};
 use ounce_engine::{Engine, Output, Request, Settings};
 use ounce_model::{Kv, Model, Part};
-use ounce_tensor::kernels::{CacheType, Cpu, Pages};
+use ounce_tensor::kernels::{CacheType, Cpu};
 use ounce_tensor::{BLOCK, Device};
 
 fn main() {
@@ -29,7 +29,7 @@ fn main() {
     let runs = number("runs", 3).max(1);
     let device = Device::cpu(Cpu::new(number("threads", 2)));
     if args.iter().any(|a| a == "--read") {
-        return reads(&device, Path::new(model_path), tokens, runs);
+        return reads(&device, Path::new(model_path), tokens * runs);
     }
     let context = prompt.max(depth + 1 + tokens) + 1;
     let checkpoint = ounce_formats::open(Path::new(model_path)).expect("a model");
@@ -77,19 +77,12 @@ fn main() {
     );
 }
 
-/// Reads memory of the size of a file `times` times in each run.
-fn reads(device: &Device, model: &Path, times: usize, runs: usize) {
+/// How often in a second memory of the size of a file can be read.
+fn reads(device: &Device, model: &Path, passes: usize) {
     let bytes = model.metadata().expect("a model").len() as usize;
-    let mut pages = Pages::map(bytes, true).expect("memory for the file");
-    pages.bytes_mut().fill(1);
     let cpu = device.processor().expect("a processor");
-    let run = |_| {
-        let started = Instant::now();
-        (0..times).for_each(|_| cpu.read_once(pages.bytes()));
-        times as f64 / started.elapsed().as_secs_f64()
-    };
-    let mut reads: Vec<f64> = (0..runs + 1).map(run).skip(1).collect();
-    println!("{{\"reads_s\":{:.2}}}", median(&mut reads));
+    let rate = cpu.measure_steady_reading(bytes, passes).expect("memory for the file");
+    println!("{{\"reads_s\":{:.2}}}", rate / bytes as f64);
 }
 
 /// Times passes of up to `most` rows, all sizes in turn.

@@ -1,6 +1,6 @@
 //! What this machine can do at most, measured: arithmetic per type and read bandwidth per level of memory.
 
-use crate::{Cpu, Isa};
+use crate::{Cpu, Isa, Pages};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -73,12 +73,23 @@ impl Cpu {
         })
     }
 
-    /// Reads all of `bytes` but the last few once, each thread a run of it, as products read weights.
-    pub fn read_once(&self, bytes: &[u8]) {
-        let chunks: Vec<&[u64]> = bytemuck::pod_align_to(bytes).1.chunks(CHUNK_WORDS).collect();
-        self.pool.run(chunks.len(), |chunk, _| {
-            black_box(sum(chunks[chunk], self.isa));
-        });
+    /// Bytes per second at which all threads together read one buffer of `bytes` bytes, the median of `passes`: what memory gives for as
+    /// long as that takes, beside whatever else uses it. Fails where there is no memory for it.
+    pub fn measure_steady_reading(&self, bytes: usize, passes: usize) -> std::io::Result<f64> {
+        let mut pages = Pages::map(bytes.max(64), true)?;
+        // Written, so that every page is really there.
+        pages.bytes_mut().fill(1);
+        let chunks: Vec<&[u64]> = bytemuck::pod_align_to(pages.bytes()).1.chunks(CHUNK_WORDS).collect();
+        let pass = |_| {
+            let start = Instant::now();
+            self.pool.run(chunks.len(), |chunk, _| {
+                black_box(sum(chunks[chunk], self.isa));
+            });
+            start.elapsed().as_secs_f64()
+        };
+        let mut seconds: Vec<f64> = (0..passes.max(1)).map(pass).collect();
+        seconds.sort_by(f64::total_cmp);
+        Ok(pages.len() as f64 / seconds[seconds.len() / 2])
     }
 
     /// Operations per second on all threads.

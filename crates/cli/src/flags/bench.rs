@@ -16,8 +16,8 @@ use crate::output::units::{parse_bytes, parse_positive};
     ounce bench model.gguf --depth 4096            # decoding behind a long conversation\n  \
     ounce bench serve http://127.0.0.1:8000        # a running server: ounce bench serve --help\n\n\
     Prefill is the prompt in one go, decoding one token after another; both are medians. The limit of prefill is the\n\
-    measured arithmetic, that of decoding is reading the weights once a token at the measured memory bandwidth\n\
-    (ounce doctor); a model that fits into a cache can pass it. Run it on an idle machine.")]
+    measured arithmetic (ounce doctor), that of decoding is reading the weights once a token at the rate at which memory is\n\
+    read just before; a model that fits into a cache can pass it. Run it on an idle machine.")]
 pub struct Args {
     #[command(subcommand)]
     pub what: Option<What>,

@@ -5,7 +5,9 @@ use std::time::Instant;
 use ounce_engine::sampler::{Dice, SamplingParams};
 use ounce_engine::{Engine, Output, Request};
 use ounce_formats::Checkpoint;
+use ounce_spec::DType;
 use ounce_spec::machine::Rates;
+use ounce_tensor::kernels::Cpu;
 use serde_json::{Value, json};
 
 use crate::codes::{self, Exit};
@@ -20,9 +22,11 @@ use crate::verbs::{Context, doctor};
 
 pub fn run(context: &Context, name: &str, args: &Args) -> Result<Exit> {
     let signals = Signals::listen();
-    // Rates are measured before the model takes its memory, or remembered.
+    // Rates are measured before the model takes its memory, or remembered. The last are those of all threads that were asked for.
     let machine = doctor::machine(context, false);
     let checkpoint = model::open(name, &context.env)?;
+    let rates = machine.rates.last();
+    let limits = rates.map(|rates| Limits::of(&checkpoint, args, rates));
     let longest = args.prompt.max(args.depth + 1 + args.tokens) + 1;
     let (exact, kv_cache, mem) = (args.exact, args.kv_cache, args.mem);
     // Guesses are worth what the text is worth, and that of random tokens is nothing.
@@ -37,10 +41,7 @@ pub fn run(context: &Context, name: &str, args: &Args) -> Result<Exit> {
             .help("lower --prompt, --tokens or --depth"));
     }
     let measured = measure(&mut speaker.engine, args, &signals)?;
-    // The last rates are those of all threads that were asked for.
-    let rates = machine.rates.last();
     let threads = rates.map_or(0, |rates| rates.threads);
-    let limits = rates.map(|rates| Limits::of(&checkpoint, args, rates));
     let value = report(name, threads, load_s, &measured, limits, args);
     match context.out.json {
         true => context.out.value(&value),
@@ -104,6 +105,10 @@ fn median(mut values: Vec<f64>) -> f64 {
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
+/// Bytes that are read to measure memory, at most, and how often: far more than caches hold, a second of work.
+const READ_BYTES: usize = 256 << 20;
+const READ_PASSES: usize = 101;
+
 /// What the machine could do at most, tokens a second.
 struct Limits {
     weights_bytes: usize,
@@ -117,7 +122,7 @@ impl Limits {
         let is_embedding = |name: &str| name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight");
         let is_head = |name: &str| name.ends_with("lm_head.weight");
         let untied = checkpoint.tensors.iter().any(|(name, _)| is_head(name));
-        let (mut bytes, mut inside, mut head, mut quantised) = (0, 0, 0, false);
+        let (mut bytes, mut inside, mut head, mut quantised, mut halves) = (0, 0, 0, false, false);
         for (name, tensor) in checkpoint.tensors.iter() {
             if untied && is_embedding(name) {
                 continue;
@@ -127,6 +132,7 @@ impl Limits {
                 continue;
             }
             quantised |= tensor.dtype.is_quantized();
+            halves |= tensor.dtype == DType::BF16;
             let is_output = is_head(name) || is_embedding(name);
             *(if is_output { &mut head } else { &mut inside }) += tensor.elements();
         }
@@ -135,13 +141,22 @@ impl Limits {
         // A causal prompt of t tokens has t²/2 pairs, each of two products in every head.
         let heads = (config.num_hidden_layers * config.num_attention_heads * config.head_dim) as f64;
         let operations = 2.0 * inside as f64 * prompt + 2.0 * head as f64 + 2.0 * prompt * prompt * heads;
-        let rate = match rates.int8_ops {
-            Some(int8) if quantised && !args.exact => int8,
-            _ => rates.f32_flops,
+        let rounded = match (quantised, halves) {
+            (true, _) => rates.int8_ops,
+            (false, true) => rates.bf16_flops,
+            (false, false) => None,
         };
-        let decode_tok_s = rates.dram_bytes_s / bytes as f64;
+        let rate = rounded.filter(|_| !args.exact).unwrap_or(rates.f32_flops);
+        let decode_tok_s = reading(rates, bytes, args.mem) / bytes as f64;
         Limits { weights_bytes: bytes, prefill_tok_s: rate * prompt / operations, decode_tok_s }
     }
+}
+
+/// Bytes a second that memory gives all threads, measured now: beside busy neighbours that is less than the best of short
+/// measurements, which `ounce doctor` remembers.
+fn reading(rates: &Rates, weights: usize, mem: Option<usize>) -> f64 {
+    let bytes = weights.min(mem.map_or(usize::MAX, |mem| mem / 4)).min(READ_BYTES);
+    Cpu::new(rates.threads).measure_steady_reading(bytes, READ_PASSES).unwrap_or(rates.dram_bytes_s)
 }
 
 fn report(name: &str, threads: usize, load_s: f64, measured: &Measured, limits: Option<Limits>, args: &Args) -> Value {
