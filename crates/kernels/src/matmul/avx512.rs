@@ -1,7 +1,7 @@
 //! The micro-kernels for AVX-512: 14 × 32, f32 and bf16 pairs. 28 accumulators, two vectors of B and a broadcast of A
 //! that the instruction itself reads from memory: 30 of the 32 registers.
 
-use super::tile::{Kernel, LINE, Tile, each_row};
+use super::tile::{AHEAD, Kernel, LINE, Tile, each_row};
 use std::arch::x86_64::*;
 
 const MR: usize = 14;
@@ -61,6 +61,11 @@ macro_rules! micro_kernel {
                 while left > 0 {
                     let steps = left.min(LINE);
                     for step in 0..steps {
+                        // One row waits for B; any address may be fetched.
+                        if R == 1 && !ACROSS {
+                            _mm_prefetch::<_MM_HINT_T1>(b.cast::<i8>().wrapping_add(AHEAD));
+                            _mm_prefetch::<_MM_HINT_T1>(b.cast::<i8>().wrapping_add(AHEAD + 64));
+                        }
                         let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
                         each_row!(R, r, {
                             let x = _mm512_set1_ps(*a.add(if ACROSS { step * MR + r } else { r * LINE + step }));

@@ -2,15 +2,12 @@
 
 use super::int8_rows::Row;
 use super::interleave::{Layout, PANEL};
-use super::tile::each_row;
+use super::tile::{AHEAD, each_row};
 use crate::QuantFormat;
 use std::arch::x86_64::*;
 
 /// Rows of activations that share one unpacking of the weights, at most.
 pub(super) const TOGETHER: usize = 8;
-
-/// Bytes between what is read and what is fetched. Without it levels of eight bits are read at two thirds of the rate of bf16.
-const AHEAD: usize = 1024;
 
 /// One panel with up to [`TOGETHER`] rows of activations; row `i` goes to `out + i * ld`, `cols` elements of it.
 pub(super) struct Panel<'a> {
@@ -89,10 +86,10 @@ unsafe fn some<const F: u8, const M: usize>(p: &Panel, rows: &[Row], out: *mut f
     for b in 0..p.blocks {
         // SAFETY: block `b` is inside the panel and the rows; any address may be fetched.
         unsafe {
-            if F == Q8_0 && M == 1 {
+            // One row waits for its weights. Formats that take more to unpack gain nothing.
+            if M == 1 && matches!(F, Q4_0 | Q4_1 | Q8_0) {
                 for line in 0..layout.record().div_ceil(64) {
-                    // Read once in a pass: not worth a place in the shared cache.
-                    _mm_prefetch::<_MM_HINT_NTA>(record.wrapping_add(AHEAD + 64 * line).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(record.wrapping_add(AHEAD + 64 * line).cast());
                 }
             }
             let u = unpack::<F>(record, record.add(layout.levels));
