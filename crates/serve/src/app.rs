@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::audit::Audit;
+use crate::calls::{Dialect, describe};
 use crate::desk::{Desk, Ticket};
 use crate::energy::{self, Energy};
 use crate::error::ApiError;
@@ -90,6 +91,8 @@ pub struct App {
     requests: AtomicU64,
     /// Made when the first request asks for a form.
     grammars: OnceLock<Grammars>,
+    /// Whether the chat template writes calls, once that was asked for.
+    writes_calls: OnceLock<bool>,
     /// Forms that may be compiled at a time.
     compiling: Arc<Semaphore>,
 }
@@ -127,8 +130,19 @@ impl App {
             texts: Texts::new(),
             requests: AtomicU64::new(0),
             grammars: OnceLock::new(),
+            writes_calls: OnceLock::new(),
             compiling: Arc::new(Semaphore::new(FORM_THREADS)),
         }))
+    }
+
+    /// How the model calls functions.
+    pub fn dialect(&self) -> Dialect {
+        Dialect::of(self.served.template.source(), &self.served.tokenizer)
+    }
+
+    /// Whether the chat template writes such calls, and their results.
+    pub fn writes_calls(&self) -> bool {
+        *self.writes_calls.get_or_init(|| describe::writes_calls(&self.served.template, self.dialect()))
     }
 
     /// The model that a request names, if it is here; one that names none asks for the base.

@@ -1,5 +1,5 @@
 //! How models call functions: each family writes calls in a dialect of its own, which its chat template gives away. A dialect
-//! knows how a forced call is written (a grammar) and how calls are found in an answer (a [`Reader`]). It knows no HTTP.
+//! knows how calls are written, how a forced one is (a grammar) and how they are found in an answer (a [`Reader`]). It knows no HTTP.
 
 mod arguments;
 mod bare;
@@ -28,7 +28,7 @@ use tagged::{Inside, Tagged};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// `<tool_call>{"name": …, "arguments": …}</tool_call>`, among other text: Hermes, Qwen, Granite, and every model whose
-    /// template knows no tools and that is told of them by [`describe`].
+    /// template knows neither tools nor calls.
     Tagged,
     /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`, among other text: Qwen3-Coder, Qwen 3.5,
     /// Nemotron 3, Step 3.5.
@@ -65,20 +65,19 @@ impl Dialect {
         let text = |tags: &[&str]| tags.iter().all(|tag| holds(tag) && control(tag).is_none());
         // Formats in tags of their own, which are not read yet: their models are asked for plain calls.
         let in_tags = ["<function=", "arg_key", "[ARGS]"].into_iter().any(holds);
-        if !describe::knows_tools(template) {
-            return Dialect::Tagged;
-        }
+        // Of a template that does not tell of tools, what it knows of calls counts. [`describe`] tells of them then.
+        let otherwise = if describe::knows_tools(template) { Dialect::Plain } else { Dialect::Tagged };
         if let Some(deepseek) = DeepSeek::of(template, tokenizer) {
             return Dialect::DeepSeek(deepseek);
         }
         match control("[TOOL_CALLS]") {
             _ if text(&["<tool_call>", "<function=", "<parameter="]) => Dialect::Functions,
             _ if text(&["<tool_call>", "<arg_key>", "<arg_value>"]) => Dialect::Pairs,
-            _ if in_tags => Dialect::Plain,
+            _ if in_tags => otherwise,
             Some(token) if holds("[TOOL_CALLS]") => Dialect::Mistral(token),
             _ if text(&["<tool_call>"]) => Dialect::Tagged,
             _ if holds("\"parameters\": ") => Dialect::Llama,
-            _ => Dialect::Plain,
+            _ => otherwise,
         }
     }
 
@@ -90,6 +89,22 @@ impl Dialect {
     /// The field with a call's arguments.
     fn arguments(self) -> &'static str {
         if self == Dialect::Llama { "parameters" } else { "arguments" }
+    }
+
+    /// Calls as a model of this dialect writes them.
+    pub fn written(self, calls: &[(&str, &Value)]) -> String {
+        let each = |one: &dyn Fn(&str, &Value) -> String, between: &str| {
+            calls.iter().map(|(name, arguments)| one(name, arguments)).collect::<Vec<_>>().join(between)
+        };
+        let bare = |name: &str, arguments: &Value| bare::written(name, self.arguments(), arguments);
+        match self {
+            Dialect::Tagged => each(&tagged::written, "\n"),
+            Dialect::Functions => each(&|name, arguments| FUNCTIONS.written(name, arguments), "\n"),
+            Dialect::Pairs => each(&|name, arguments| PAIRS.written(name, arguments), "\n"),
+            Dialect::DeepSeek(deepseek) => deepseek.written(calls),
+            Dialect::Mistral(_) => format!("[TOOL_CALLS][{}]", each(&bare, ", ")),
+            Dialect::Llama | Dialect::Plain => each(&bare, "\n"),
+        }
     }
 
     /// The grammar of an answer, in Lark; `None` where it need not be held to one. `answer` is the schema of an answer without

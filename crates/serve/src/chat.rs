@@ -81,7 +81,7 @@ impl Held {
 /// # Errors
 /// 400 for tools or a form that cannot be kept to.
 pub async fn held_to(app: &Arc<App>, tools: Option<Tools>, form: Option<Asked>) -> Result<Held, ApiError> {
-    let dialect = Dialect::of(app.served.template.source(), &app.served.tokenizer);
+    let dialect = app.dialect();
     let grammar = match &tools {
         None => form::compile(app, form).await?,
         Some(tools) => tools_grammar(app, dialect, tools, form.as_ref()).await?,
@@ -186,12 +186,17 @@ pub fn conversation(app: &App, fields: &mut Fields) -> Conversation {
 /// The same of messages and tools that have been read.
 pub fn composed(app: &App, messages: Vec<Value>, tools: Option<Tools>, mut options: RenderOptions) -> Conversation {
     let list = tools.as_ref().map(|tools| &tools.list);
-    let template = app.served.template.source();
-    if describe::knows_tools(template) {
+    let source = app.served.template.source();
+    if describe::knows_tools(source) {
         options.tools = list.cloned();
         return Conversation { messages: messages.into(), options, tools };
     }
-    let messages = describe::written_out(messages, list, describe::takes_system(template));
+    let (dialect, writes) = (app.dialect(), app.writes_calls());
+    let messages = if writes { messages } else { describe::written_out(messages, dialect) };
+    let messages = match list {
+        Some(list) => describe::told(messages, list, dialect, describe::takes_system(source), !writes),
+        None => messages,
+    };
     Conversation { messages: messages.into(), options, tools }
 }
 

@@ -8,6 +8,11 @@ use super::scan::Scan;
 use super::{Delta, call_of};
 use crate::tools::Function;
 
+/// A call as it is written; `field` is that of the arguments.
+pub fn written(name: &str, field: &str, arguments: &Value) -> String {
+    format!("{{\"name\": {}, \"{field}\": {arguments}}}", Value::from(name))
+}
+
 #[derive(Debug)]
 pub struct Bare {
     state: State,

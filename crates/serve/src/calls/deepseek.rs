@@ -3,6 +3,7 @@
 //! block of Markdown. It knows no grammar library.
 
 use ounce_formats::tokenizer::{Kind, Tokenizer};
+use serde_json::Value;
 
 const CALLS: [&str; 2] = ["<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"];
 const CALL: [&str; 2] = ["<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"];
@@ -55,6 +56,19 @@ impl DeepSeek {
             true => [format!("{open} \"function\" {between} \"{name}\\n{BLOCK}\\n\""), format!("\"\\n```\" {close}")],
             false => [format!("{open} \"{name}\" {between}"), close],
         }
+    }
+
+    /// Calls as they are written.
+    pub fn written(self, calls: &[(&str, &Value)]) -> String {
+        let one = |(name, arguments): &(&str, &Value)| {
+            let call = match self.block {
+                true => format!("function{BETWEEN}{name}\n{BLOCK}\n{arguments}\n```"),
+                false => format!("{name}{BETWEEN}{arguments}"),
+            };
+            format!("{}{call}{}", CALL[0], CALL[1])
+        };
+        let all: Vec<String> = calls.iter().map(one).collect();
+        format!("{}{}{}", CALLS[0], all.join(if self.block { "\n" } else { "" }), CALLS[1])
     }
 }
 

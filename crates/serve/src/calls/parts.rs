@@ -49,6 +49,23 @@ pub const PAIRS: Tags = Tags {
     lines: false,
 };
 
+impl Tags {
+    /// A call as it is written, tags around it included.
+    pub fn written(&self, name: &str, arguments: &Value) -> String {
+        let line = if self.lines { "\n" } else { "" };
+        let one = |(key, value): (&String, &Value)| {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let [keyed, open] = self.value;
+            let between = if open.is_empty() { "" } else { "\n" };
+            format!("{}{key}{keyed}{between}{open}{line}{value}{line}{}\n", self.key, self.valued)
+        };
+        let all: String = arguments.as_object().into_iter().flatten().map(one).collect();
+        let end = if self.end.is_empty() { String::new() } else { format!("{}\n", self.end) };
+        let Self { name: before, named, .. } = self;
+        format!("<tool_call>{line}{before}{name}{named}\n{all}{end}</tool_call>")
+    }
+}
+
 #[derive(Debug)]
 pub struct Parts {
     tags: &'static Tags,

@@ -97,6 +97,32 @@ fn calls_are_read_and_let_through_as_models_write_them() {
     }
 }
 
+/// What a model is told, and what it called before where its template does not say so, is what it is read by.
+#[test]
+fn calls_as_they_are_written_here_are_read_and_let_through() {
+    let (first, second) = (arguments(), json!({}));
+    let calls = [("first", &first), ("second", &second)];
+    for control in [false, true] {
+        let tokenizer = tokenizer(control);
+        let deepseek = |text: &str| Dialect::of(&format!("<｜tool▁calls▁begin｜><｜tool▁sep｜>{text}"), &tokenizer);
+        for dialect in [deepseek(""), deepseek("```json"), Dialect::Tagged, Dialect::Functions, Dialect::Pairs] {
+            check(dialect, &tokenizer, "", &dialect.written(&calls));
+        }
+        for dialect in [Dialect::Llama, Dialect::Plain, Dialect::Mistral(0)] {
+            let forced = Tools { choice: Choice::Required, ..tools() };
+            let calls = if dialect == Dialect::Mistral(0) { &calls[..] } else { &calls[..1] };
+            let text = dialect.written(calls);
+            assert_eq!(follow_with(&tokenizer, dialect, &forced, &text), (text.clone(), true), "{dialect:?}");
+            // The token before them is no text.
+            let text = text.trim_start_matches("[TOOL_CALLS]");
+            for tools in [forced, tools()] {
+                let expected = calls.iter().map(|(name, arguments)| (name.to_string(), Value::clone(arguments)));
+                assert_eq!(read(dialect.reader(&tools), text, 3), (String::new(), expected.collect()), "{dialect:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_call_that_is_cut_short_is_told_as_far_as_it_came() {
     let tools = tools();

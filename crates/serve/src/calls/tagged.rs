@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use super::Delta;
+use serde_json::Value;
+
 use super::parts::{self, Parts};
 use super::scan::{Frame, Scan};
+use super::{Delta, bare};
 use crate::tools::Function;
 
 /// What shows where calls are.
@@ -14,6 +16,11 @@ pub struct Tags {
     pub around: [&'static str; 2],
     pub open: &'static str,
     pub close: &'static str,
+}
+
+/// A call as it is written in JSON.
+pub fn written(name: &str, arguments: &Value) -> String {
+    format!("<tool_call>\n{}\n</tool_call>", bare::written(name, "arguments", arguments))
 }
 
 pub const TAGS: Tags = Tags { around: ["", ""], open: "<tool_call>", close: "</tool_call>" };
