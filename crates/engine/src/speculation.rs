@@ -10,7 +10,7 @@ mod pace;
 pub(crate) use draft_model::DraftModel;
 pub(crate) use guesses::Guesses;
 use lookup::lookup;
-use pace::{Pace, Rest};
+use pace::{Pace, Reach, Rest};
 
 /// Rows of a step at most where some of them are guesses: beyond them a pass costs more than guesses win.
 pub(crate) const ROWS: usize = 32;

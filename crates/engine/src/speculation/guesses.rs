@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::{Pace, Rest, lookup};
+use super::{Pace, Reach, Rest, lookup};
 use crate::constraint::{Constraint, first};
 
 #[derive(Default)]
@@ -17,6 +17,7 @@ pub(crate) struct Guesses {
     /// How those that were looked up or drafted fare, and those that were foreseen.
     pace: Pace,
     rest: Rest,
+    reach: Reach,
 }
 
 impl Guesses {
@@ -28,6 +29,7 @@ impl Guesses {
     /// Guesses what the constraint foresees, at most `most` tokens.
     pub fn foresee(&mut self, constraint: &mut dyn Constraint, most: usize) {
         if most > 0 && self.rest.is_over() {
+            let most = most.min(self.reach.most());
             self.tokens = constraint.foresee(most);
             self.tokens.truncate(most);
             self.foreseen = self.tokens.len();
@@ -93,6 +95,7 @@ impl Guesses {
         let foreseen = self.foreseen.min(guessed);
         if foreseen > 0 {
             self.rest.learn(held > 0);
+            self.reach.learn(foreseen, held.min(foreseen));
         }
         if let Some(held) = held.checked_sub(foreseen) {
             self.pace.learn(guessed - foreseen, held);

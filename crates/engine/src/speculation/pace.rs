@@ -62,9 +62,50 @@ impl Rest {
     }
 }
 
+/// How many tokens to take of those that are foreseen. They tend to hold to the end or nearly so: only where most of them fail, as in
+/// a text that the model cuts into tokens in ways of its own, fewer are taken, until those hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Reach(usize);
+
+impl Default for Reach {
+    fn default() -> Reach {
+        Reach(super::ROWS)
+    }
+}
+
+impl Reach {
+    pub fn most(&self) -> usize {
+        self.0
+    }
+
+    /// Of `guessed` guesses the first `held` held.
+    pub fn learn(&mut self, guessed: usize, held: usize) {
+        if held == guessed {
+            self.0 = self.0.max(2 * guessed);
+        } else if 2 * held < guessed {
+            self.0 = 2 * held + 1;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_are_taken_of_what_mostly_fails() {
+        let mut reach = Reach::default();
+        reach.learn(31, 30);
+        reach.learn(3, 2);
+        assert_eq!(reach.most(), 32);
+        reach.learn(31, 1);
+        reach.learn(3, 1);
+        assert_eq!(reach.most(), 3);
+        for _ in 0..4 {
+            reach.learn(reach.most(), reach.most());
+        }
+        assert_eq!(reach.most(), 48);
+    }
 
     #[test]
     fn guesses_that_hold_reach_further_and_those_that_fail_become_rare() {
