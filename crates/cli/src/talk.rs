@@ -1,27 +1,29 @@
 //! A model that answers: engine, tokenizer and template together. What `chat`, `generate`, `eval` and `serve` run on.
 
 mod draft;
+mod memory;
 
 use std::cell::RefCell;
 use std::time::Instant;
 
 use ounce_engine::{Engine, Failure, Finish, Refusal, Request, Settings, TextStream};
 use ounce_formats::template::{ChatTemplate, RenderOptions};
-use ounce_formats::{Checkpoint, peft, prompt};
+use ounce_formats::{peft, prompt};
+use ounce_model::Model;
 use ounce_model::adapters::lora;
-use ounce_model::{Hidden, Model};
 use ounce_plan::probe;
 use ounce_spec::model::GenerationConfig;
+use ounce_tensor::Device;
 use ounce_tensor::kernels::Cpu;
-use ounce_tensor::{Device, Rows};
 use serde_json::Value;
 
 use crate::codes;
 use crate::error::{CliError, Result};
 use crate::flags::talk::Base;
 use crate::model::{self, Text};
-use crate::output::units;
 use crate::verbs::Context;
+pub use memory::Uses;
+use memory::{Candidate, Place};
 
 pub struct Speaker {
     pub engine: Engine,
@@ -30,6 +32,8 @@ pub struct Speaker {
     pub generation: GenerationConfig,
     /// The model's own template, or ChatML.
     pub template: ChatTemplate,
+    /// Of the memory that may be used, what the model does not need.
+    pub left_bytes: usize,
 }
 
 /// An answer and what it took.
@@ -57,8 +61,8 @@ impl Answer {
 
 impl Speaker {
     /// Opens a model for `slots` answers at a time, with an adapter on it or none.
-    pub fn open(context: &Context, flags: &Base, adapter: Option<&str>, slots: usize) -> Result<Speaker> {
-        Speaker::open_shared(context, flags, adapter, slots, None)
+    pub fn open(context: &Context, flags: &Base, adapter: Option<&str>, slots: usize, uses: Uses) -> Result<Speaker> {
+        Speaker::open_shared(context, flags, adapter, slots, None, uses)
     }
 
     /// The same where the answers share a cache of so many positions.
@@ -68,6 +72,7 @@ impl Speaker {
         adapter: Option<&str>,
         slots: usize,
         cache_tokens: Option<usize>,
+        uses: Uses,
     ) -> Result<Speaker> {
         if flags.draft_model.is_some() && flags.speculate == 0 {
             return Err(CliError::new(&codes::USAGE, "--draft-model has no guesses to make: --speculate is 0")
@@ -79,46 +84,41 @@ impl Speaker {
         if !own {
             context.out.note("the model has no chat template: ChatML is used");
         }
+        let draft = flags.draft_model.as_deref().map(|name| draft::open(context, name, &text.tokenizer)).transpose()?;
         let device = Device::cpu(Cpu::new(context.threads()));
-        let mut model = Model::load(&device, &checkpoint, flags.context).map_err(model_error)?;
-        // What ends an answer is what the tokenizer knows to end one, too.
-        model.config.eos_token_id = text.tokenizer.eos_ids().to_vec();
-        if let Some(dir) = adapter {
-            attach(&mut model, &device, dir)?;
-        }
         let settings = Settings {
             slots,
-            context: flags.context.min(model.context),
-            int8: !flags.exact,
+            context: flags.context.min(checkpoint.config.max_position_embeddings),
+            // What answers nothing is measured with exact products.
+            int8: !flags.exact && uses.answers.is_some(),
             cache: flags.cache(),
             cache_tokens,
             speculate: flags.speculate.into(),
             ..Settings::default()
         };
-        let draft = flags.draft_model.as_deref();
-        let draft = draft.map(|name| draft::open(context, name, &device, &text.tokenizer, &settings)).transpose()?;
         let limit = flags.mem.unwrap_or_else(probe::usable_memory_bytes);
-        let weights = held(&checkpoint);
-        let guessing = draft.as_ref().map_or(0, |draft| draft.bytes);
-        let need = ounce_train::resident::bytes()
-            + weights
-            + settings.cache_bytes(&model.config)
-            + working(&checkpoint, &settings)?
-            + guessing;
-        if need > limit {
+        let draft_checkpoint = draft.as_ref();
+        let candidate =
+            Candidate { checkpoint: &checkpoint, adapter, draft: draft_checkpoint, settings, uses, device: &device };
+        let (place, need) = candidate.place(limit)?;
+        let mut model = Model::load(&device, &checkpoint, settings.context).map_err(model_error)?;
+        // What ends an answer is what the tokenizer knows to end one, too.
+        model.config.eos_token_id = text.tokenizer.eos_ids().to_vec();
+        if let Some(dir) = adapter {
+            attach(&mut model, &device, dir)?;
+        }
+        if let Place::OnDisk(why) = place {
             model.stream(&device, &checkpoint).map_err(|e| CliError::of(&codes::READ, &e))?;
-            context.out.note(format!(
-                "{} would be needed and {} may be used: the weights are read from disk for every step",
-                units::bytes(need),
-                units::bytes(limit)
-            ));
+            context.out.note(why);
         }
         let mut engine = Engine::new(&device, model, settings);
         if let Some(draft) = draft {
+            let model = Model::load(&device, &draft, settings.context).map_err(model_error)?;
             let help = "lower --context, or choose a draft model that reads more";
-            engine.draft_with(draft.model).map_err(|e| CliError::of(&codes::SAMPLING, &e).help(help))?;
+            engine.draft_with(model).map_err(|e| CliError::of(&codes::SAMPLING, &e).help(help))?;
         }
-        Ok(Speaker { engine, device, text, generation: checkpoint.generation, template })
+        let left_bytes = limit.saturating_sub(need.total());
+        Ok(Speaker { engine, device, text, generation: checkpoint.generation, template, left_bytes })
     }
 
     /// Puts another adapter on the model, or none. After a failure there is none.
@@ -195,22 +195,6 @@ impl Speaker {
             accepted: after.accepted - before.accepted,
         })
     }
-}
-
-/// Memory for the weights of a model: as they are in their file. Those that are laid out anew let the file's pages go.
-fn held(checkpoint: &Checkpoint) -> usize {
-    checkpoint.tensors.iter().map(|(_, tensor)| tensor.bytes.len()).sum()
-}
-
-/// Memory for what a step computes on a piece of a prompt, as a dry run counts it.
-fn working(checkpoint: &Checkpoint, settings: &Settings) -> Result<usize> {
-    let device = Device::dry();
-    let model = Model::load(&device, checkpoint, settings.context).map_err(model_error)?;
-    device.arena().reset_peak();
-    let (weights, rows) = (device.memory().live(), settings.prefill_chunk.min(settings.context).max(1));
-    let mut pass = Hidden::new(Rows::whole(vec![0; rows], &[0, rows]), settings.int8);
-    pass.advance(&model, &device, usize::MAX).map_err(|e| CliError::of(&codes::READ, &e))?;
-    Ok(device.memory().peak_bytes.saturating_sub(weights))
 }
 
 fn attach(model: &mut Model, device: &Device, dir: &str) -> Result<()> {

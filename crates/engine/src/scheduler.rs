@@ -12,7 +12,7 @@ use crate::sequence::{Output, SeqId, Sequence};
 use crate::speculation::ROWS;
 
 /// Rows of a prompt in one step where the logits of all are wanted: with 262,144 tokens to choose from, 64 rows are 64 MiB.
-const SCORED_ROWS: usize = 64;
+pub(crate) const SCORED_ROWS: usize = 64;
 
 pub(crate) struct Scheduler {
     settings: Settings,

@@ -52,6 +52,26 @@ pub fn losses(
     Ok(Some(out))
 }
 
+/// The largest pass of [`losses`] over sequences of up to `longest` tokens, made on `device`, which is dry: it has no memory, and
+/// counts it.
+///
+/// # Errors
+/// Never: nothing is read.
+pub fn rehearse(device: &Device, model: &Model, longest: usize) -> Result<(), ReadError> {
+    let longest = longest.max(1);
+    let (count, rows) = (longest.max(TOKENS).div_ceil(BLOCK), TOKENS.min(longest));
+    let mut kv = Kv::new(device, &model.config, CacheType::F32, count);
+    let (tokens, blocks) = (vec![0; rows], (0..count as u32).collect::<Vec<_>>());
+    let scored: Vec<u32> = (0..SCORED_ROWS.min(rows) as u32).collect();
+    // The second time, weights that are streamed are those that the first has left.
+    for _ in 0..2 {
+        let rows = kv.begin(&[Part { tokens: &tokens, past: longest - rows, blocks: &blocks }]);
+        let x = model.infer_blocks(device, &rows, &mut kv, false)?;
+        model.infer_head(device, &x, &scored, false)?;
+    }
+    Ok(())
+}
+
 /// `-ln p` of each row's target, 0 where it bears no loss; `[t]`. The batch fits into a pass, or is one sequence.
 fn cross_entropies(device: &Device, model: &Model, batch: &Batch) -> Result<Vec<f32>, ReadError> {
     let mut count = 0;

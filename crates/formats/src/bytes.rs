@@ -130,6 +130,19 @@ impl Bytes {
         }
     }
 
+    /// These bytes in memory of their own. A mapped file is read past its map, whose pages stay out of memory: the system may make
+    /// many more of them resident than one reads.
+    pub fn owned(&self) -> Bytes {
+        match &self.owner {
+            Owner::Owned(_) => self.clone(),
+            Owner::Restored(r) if r.made.get().is_none() && self.range == (0..r.stored.len()) => {
+                let stored = r.stored.owned();
+                Self::build(self.len(), |out| r.restore.apply(out, &stored))
+            }
+            Owner::Mapped(_) | Owner::Restored(_) => Self::build(self.len(), |out| self.copy_to(0, out)),
+        }
+    }
+
     /// Copies some of these bytes, from `at` on. Those of a mapped file are read from the file, and the map's pages around them
     /// stay out of memory.
     ///
@@ -199,7 +212,12 @@ impl Deref for Bytes {
             Owner::Mapped(mapping) => mapping.bytes(),
             Owner::Owned(lines) => bytemuck::cast_slice(lines),
             Owner::Restored(r) => {
-                let make = || lines(r.stored.len(), |out| r.restore.apply(out, &r.stored));
+                let make = || {
+                    let made = lines(r.stored.len(), |out| r.restore.apply(out, &r.stored));
+                    // Memory holds them once.
+                    r.stored.forget();
+                    made
+                };
                 bytemuck::cast_slice(r.made.get_or_init(make))
             }
         };
@@ -284,6 +302,9 @@ mod tests {
         assert_eq!((place.range, place.restore, &*place.path), (1..7, turn, &*path));
         assert_eq!(turned.stored(), b"abcdef");
         turned.forget();
+        assert_eq!((&*turned.owned(), inner.made.get().is_some()), (&b"adbecf"[..], false));
+        assert_eq!(&*mapped.slice(2..4).owned(), b"bc");
+        assert!(!mapped.owned().is_mapped());
         assert_eq!((&*turned.slice(1..5).made_once(), inner.made.get().is_some()), (&b"dbec"[..], false));
         assert_eq!(&*turned, b"adbecf");
         assert!(Bytes::copy_of(b"abcdef").restored(turn).place().is_none());

@@ -38,7 +38,11 @@ impl<'a> Loader<'a> {
     /// A vector `[c]` (norm weight, bias), held as f32.
     pub fn vector(&mut self, name: &str, c: usize, segment: usize) -> ParamId {
         let weight = match self.find(name, &[c]) {
-            Some(data) => Weight::Dense(dense_f32(self.device, &stored(data, 1, c))),
+            Some(data) => {
+                let bytes = if self.device.is_dry() { data.bytes.clone() } else { data.bytes.owned() };
+                let data = TensorData { bytes, ..data.clone() };
+                Weight::Dense(stored(&data, 1, c).to_f32(self.device, Purpose::Weights))
+            }
             None => Weight::Dense(Tensor::empty(&Device::dry(), Elem::F32, 1, c, Purpose::Weights)),
         };
         self.insert(name, weight, segment)
@@ -161,10 +165,6 @@ fn stored(data: &TensorData, rows: usize, cols: usize) -> Weight {
         cols,
         bytes: Arc::new(FileBytes { bytes, forgotten: AtomicBool::new(false) }),
     }
-}
-
-fn dense_f32(device: &Device, weight: &Weight) -> Tensor {
-    weight.to_f32(device, Purpose::Weights)
 }
 
 #[cfg(test)]

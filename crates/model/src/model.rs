@@ -2,9 +2,10 @@
 //! KV cache.
 
 use ounce_formats::Checkpoint;
-use ounce_spec::ModelConfig;
+use ounce_spec::{DType, ModelConfig};
+use ounce_tensor::kernels::PanelFormat;
 use ounce_tensor::{
-    Device, Elem, Graph, Mode, ParamId, Params, Purpose, ReadError, Rows, Segments, Tensor, Var, Weight,
+    Device, Elem, Graph, Mode, ParamId, Params, Purpose, ReadError, Rows, Segments, Tensor, Var, Weight, quant_format,
 };
 
 use crate::error::LoadError;
@@ -59,9 +60,30 @@ impl Model {
     /// result does not depend on those beside it. The file's pages are let go on the way, so that memory holds weights
     /// once (and the rows of an embedding that are asked for). Does nothing where the processor has no use for it.
     pub fn interleave(&mut self, device: &Device) {
+        self.params.interleave(device, &self.multiplied());
+    }
+
+    /// Bytes that [`Model::interleave`] takes of memory on `device`, and bytes of the file that it lets go.
+    pub fn interleaved_bytes(&self, device: &Device) -> (usize, usize) {
+        let Some(_) = device.processor().filter(|cpu| cpu.interleaves()) else { return (0, 0) };
+        self.multiplied().into_iter().fold((0, 0), |(laid_out, let_go), p| {
+            let weight = &self.params[p].weight;
+            let Weight::Stored { dtype, rows, cols, .. } = weight else { return (laid_out, let_go) };
+            let format = match dtype {
+                DType::F32 => PanelFormat::F32,
+                DType::BF16 => PanelFormat::Bf16,
+                DType::F16 => PanelFormat::F16,
+                quant => PanelFormat::Quant(quant_format(*quant).expect("the rest are quantised")),
+            };
+            (laid_out + format.bytes(*rows, *cols), let_go + weight.bytes_len())
+        })
+    }
+
+    /// The weights of linear layers.
+    fn multiplied(&self) -> Vec<ParamId> {
         let mut weights: Vec<ParamId> = self.family.linears().iter().map(|l| l.weight).collect();
         weights.push(self.family.output_weight());
-        self.params.interleave(device, &weights);
+        weights
     }
 
     /// A pass with the cache: the tokens that `kv.begin` laid out in `rows`; logits `[wanted.len(), v]` f32 of the rows

@@ -81,6 +81,10 @@ pub fn choose(facts: &Facts, calibration: &Calibration, rehearse: &mut Rehearse)
             Ok(streamed)
         }
         (Ok(mapped), _) => Ok(mapped),
+        // Two blocks at a time may be more than all of a small model.
+        (Err(mapped), Err(streamed)) if mapped.plan.memory.total_bytes < streamed.plan.memory.total_bytes => {
+            Err(mapped)
+        }
         (Err(_), streamed) => streamed,
     }
 }

@@ -41,7 +41,8 @@ pub fn describe() -> Machine {
 pub fn usable_memory_bytes() -> usize {
     let info = read("/proc/meminfo").unwrap_or_default();
     let status = read("/proc/self/status").unwrap_or_default();
-    let own = memory_info(&status, "VmRSS:").unwrap_or(0);
+    // Pages of files are among what is available.
+    let own = memory_info(&status, "RssAnon:").unwrap_or(0);
     let free = memory_info(&info, "MemAvailable:").map_or(usize::MAX, |available| available + own);
     free.min(cgroup_limit().unwrap_or(usize::MAX))
 }

@@ -1,30 +1,15 @@
 //! The smaller model that guesses for the one that answers: opened, and held against it.
 
-use ounce_engine::Settings;
+use ounce_formats::Checkpoint;
 use ounce_formats::tokenizer::Tokenizer;
-use ounce_model::Model;
-use ounce_tensor::Device;
 
-use super::{held, model_error};
 use crate::codes;
 use crate::error::{CliError, Result};
 use crate::model::{self, Text};
 use crate::verbs::Context;
 
-pub struct Draft {
-    pub model: Model,
-    /// Memory for its weights and its cache.
-    pub bytes: usize,
-}
-
 /// Opens the draft model of a model with this tokenizer. Guesses are numbers of tokens: they must mean the same to both.
-pub fn open(
-    context: &Context,
-    name: &str,
-    device: &Device,
-    tokenizer: &Tokenizer,
-    settings: &Settings,
-) -> Result<Draft> {
+pub fn open(context: &Context, name: &str, tokenizer: &Tokenizer) -> Result<Checkpoint> {
     let checkpoint = model::open(name, &context.env)?;
     let own = Text::of(&checkpoint)?.tokenizer;
     let both = tokenizer.vocab_size().min(own.vocab_size());
@@ -37,7 +22,5 @@ pub fn open(
         return Err(CliError::new(&codes::TOKENIZER, text)
             .help("a draft model is a smaller one of the same family, such as SmolLM2-135M for SmolLM2-1.7B"));
     }
-    let model = Model::load(device, &checkpoint, settings.context).map_err(model_error)?;
-    let bytes = held(&checkpoint) + settings.cache_bytes(&model.config);
-    Ok(Draft { model, bytes })
+    Ok(checkpoint)
 }

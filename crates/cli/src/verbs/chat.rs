@@ -15,7 +15,7 @@ use crate::codes::Exit;
 use crate::error::{CliError, Result};
 use crate::flags::chat::Args;
 use crate::output::units;
-use crate::talk::{Answer, Speaker};
+use crate::talk::{Answer, Speaker, Uses};
 
 const HELP: &str = "\
 /help           this list
@@ -44,7 +44,7 @@ struct Interrupt {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<Exit> {
-    let speaker = Speaker::open(context, &args.model.base, args.model.adapter.as_deref(), 1)?;
+    let speaker = Speaker::open(context, &args.model.base, args.model.adapter.as_deref(), 1, Uses::ANSWERS)?;
     let params = args.sampling.params(&speaker.generation)?;
     let mut chat = Chat { context, speaker, params, system: args.system, turns: Vec::new(), last: None, tokens: 0 };
     let interrupt = Interrupt::listen();

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use ounce_engine::{Constraint, Request};
+use ounce_engine::{Asks, Constraint, Request};
 use ounce_grammar::{Form, Grammars};
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::codes::{self, Exit};
 use crate::error::{CliError, Result};
 use crate::flags::generate::Args;
 use crate::signals::Signals;
-use crate::talk::Speaker;
+use crate::talk::{Speaker, Uses};
 
 pub fn run(context: &Context, args: Args) -> Result<Exit> {
     let prompt = match args.prompt.as_deref() {
@@ -19,7 +19,9 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         Some(prompt) => prompt.to_owned(),
     };
     let asked = args.form.form()?;
-    let mut speaker = Speaker::open(context, &args.model.base, args.model.adapter.as_deref(), 1)?;
+    let asks = Asks { forms: asked.is_some(), ..Asks::default() };
+    let uses = Uses { answers: Some(asks), likelihoods: false };
+    let mut speaker = Speaker::open(context, &args.model.base, args.model.adapter.as_deref(), 1, uses)?;
     let params = args.sampling.params(&speaker.generation)?;
     let ids = if args.raw {
         speaker.raw_prompt(&prompt)?

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ounce_engine::Asks;
 use ounce_serve::{AdapterLimits, App, Limits, Options, ServeError, Served};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
@@ -22,7 +23,7 @@ use crate::flags::serve::{Args, MetricsCompat, Pooling};
 use crate::model;
 use crate::output::units;
 use crate::signals::Signals;
-use crate::talk::Speaker;
+use crate::talk::{Speaker, Uses};
 
 pub fn run(context: &Context, args: Args) -> Result<Exit> {
     let keys = args.api_key_file.as_deref().map_or(Ok(Vec::new()), read_keys)?;
@@ -37,7 +38,9 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
     let audit = args.audit_log.as_deref().map(open_audit).transpose()?;
     let connections = connections(context, args.max_connections as usize);
     let signals = Signals::listen();
-    let speaker = Speaker::open_shared(context, &args.model, None, args.parallel.into(), args.cache_tokens)?;
+    let uses =
+        Uses { answers: Some(Asks { prompt_logprobs: true, embeddings: true, forms: true }), likelihoods: false };
+    let speaker = Speaker::open_shared(context, &args.model, None, args.parallel.into(), args.cache_tokens, uses)?;
     let name = args.name.unwrap_or_else(|| name_of(&args.model.model));
     let (settings, cache_bytes) = (*speaker.engine.settings(), speaker.engine.cache_bytes());
     let options = Options {
@@ -54,7 +57,8 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         },
         adapters: AdapterLimits {
             count: args.max_adapters.into(),
-            bytes: args.adapter_mem,
+            // Adapters get what the model leaves.
+            bytes: args.adapter_mem.min(speaker.left_bytes),
             roots: args.adapter_root.iter().map(|root| std::path::absolute(root).unwrap_or_default()).collect(),
         },
         limits: Limits { connections, ..Limits::default() },

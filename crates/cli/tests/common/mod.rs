@@ -7,6 +7,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use ounce_formats::{TensorData, Tensors, safetensors_file};
+
+/// Sizes of [`Place::wide_model`].
+pub const LAYERS: usize = 8;
+pub const HIDDEN: usize = 256;
+pub const FFN: usize = 1024;
+
 /// A directory for one test: home, cache and working directory of the program.
 pub struct Place {
     pub dir: tempfile::TempDir,
@@ -85,6 +92,53 @@ impl Place {
                         {% if add_generation_prompt %}a:{% endif %}";
         self.write("tiny/chat_template.jinja", template);
         self.path("tiny").display().to_string()
+    }
+
+    /// `wide/`: the tiny model with more and wider layers, 33 MB of weights that look random.
+    pub fn wide_model(&self) {
+        self.tiny_model();
+        let text = std::fs::read_to_string(self.path("tiny/config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for (key, value) in [
+            ("num_hidden_layers", LAYERS),
+            ("hidden_size", HIDDEN),
+            ("intermediate_size", FFN),
+            ("num_attention_heads", 4),
+            ("num_key_value_heads", 2),
+            ("head_dim", 64),
+            ("max_position_embeddings", 512),
+        ] {
+            config[key] = value.into();
+        }
+        self.write("wide/config.json", &config.to_string());
+        for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+            std::fs::copy(self.path("tiny").join(name), self.path("wide").join(name)).unwrap();
+        }
+        let mut tensors = Tensors::new();
+        let mut add = |name: &str, shape: &[usize]| {
+            let n: usize = shape.iter().product();
+            // Knuth's multiplicative hash of the position, uniform within 0.07; norms are ones.
+            let value =
+                |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32 * 0.14 - 0.07;
+            let values: Vec<f32> = (0..n).map(|i| if shape.len() == 1 { 1.0 } else { value(i + n) }).collect();
+            tensors.insert(name, TensorData::from_f32(shape.to_vec(), &values));
+        };
+        add("model.embed_tokens.weight", &[97, HIDDEN]);
+        add("lm_head.weight", &[97, HIDDEN]);
+        add("model.norm.weight", &[HIDDEN]);
+        for layer in 0..LAYERS {
+            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+            add(&name("input_layernorm"), &[HIDDEN]);
+            add(&name("post_attention_layernorm"), &[HIDDEN]);
+            for (part, n, k) in [("q_proj", HIDDEN, HIDDEN), ("k_proj", 128, HIDDEN), ("v_proj", 128, HIDDEN)] {
+                add(&name(&format!("self_attn.{part}")), &[n, k]);
+            }
+            add(&name("self_attn.o_proj"), &[HIDDEN, HIDDEN]);
+            for (part, n, k) in [("gate_proj", FFN, HIDDEN), ("up_proj", FFN, HIDDEN), ("down_proj", HIDDEN, FFN)] {
+                add(&name(&format!("mlp.{part}")), &[n, k]);
+            }
+        }
+        safetensors_file::write(&self.path("wide/model.safetensors"), &tensors).unwrap();
     }
 
     /// Rows that ask for a letter twice.

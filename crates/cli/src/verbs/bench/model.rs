@@ -17,7 +17,7 @@ use crate::flags::talk::Base;
 use crate::model;
 use crate::output::units;
 use crate::signals::Signals;
-use crate::talk::{Speaker, refusal};
+use crate::talk::{Speaker, Uses, refusal};
 use crate::verbs::{Context, doctor};
 
 pub fn run(context: &Context, name: &str, args: &Args) -> Result<Exit> {
@@ -33,7 +33,7 @@ pub fn run(context: &Context, name: &str, args: &Args) -> Result<Exit> {
     let (speculate, draft_model) = (0, None);
     let base = Base { model: name.to_owned(), context: longest, exact, kv_cache, mem, speculate, draft_model };
     let began = Instant::now();
-    let mut speaker = Speaker::open(context, &base, args.adapter.as_deref(), 1)?;
+    let mut speaker = Speaker::open(context, &base, args.adapter.as_deref(), 1, Uses::ANSWERS)?;
     let load_s = began.elapsed().as_secs_f64();
     let served = speaker.engine.settings().context;
     if served < longest {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ounce_data::{Renderer, Tokenized};
+use ounce_engine::Asks;
 use ounce_engine::sampler::SamplingParams;
 use ounce_eval::answers::answer_all;
 use ounce_eval::likelihood;
@@ -20,7 +21,7 @@ use crate::error::{CliError, Result};
 use crate::flags::eval::Args;
 use crate::flags::talk::Model;
 use crate::signals::Signals;
-use crate::talk::{Speaker, refusal};
+use crate::talk::{Speaker, Uses, refusal};
 use crate::verbs::Context;
 use crate::verbs::data::data_error;
 
@@ -50,7 +51,13 @@ pub fn model(
     tasks: &[NamedTask],
     signals: &Signals,
 ) -> Result<Measured> {
-    let mut speaker = Speaker::open(context, &flags.base, flags.adapter.as_deref(), args.parallel.clamp(1, 64))?;
+    let chooses = |named: &NamedTask| named.task.metric == Metric::MultipleChoice;
+    let uses = Uses {
+        answers: (!tasks.iter().all(chooses)).then(Asks::default),
+        likelihoods: !args.data.is_empty() || tasks.iter().any(chooses),
+    };
+    let slots = args.parallel.clamp(1, 64);
+    let mut speaker = Speaker::open(context, &flags.base, flags.adapter.as_deref(), slots, uses)?;
     let label = flags.adapter.clone().unwrap_or_else(|| flags.base.model.clone());
     let progress = Progress { context, label, signals };
     let mut out = Measured {

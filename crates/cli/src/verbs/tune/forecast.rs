@@ -10,12 +10,13 @@ use ounce_spec::plan::{MemoryForecast, Policy, Residency};
 use ounce_spec::recipe::{Activations, Method, Offload};
 use ounce_spec::{Plan, Recipe};
 use ounce_tensor::kernels::{AttnShape, In};
-use ounce_tensor::{Device, Elem, Kernel, Purpose, Weight};
+use ounce_tensor::{Device, Elem, Kernel, Weight};
 use ounce_train::Trainer;
 
 use super::setup::{self, Prepared};
 use crate::codes;
 use crate::error::{CliError, Result};
+use crate::memory;
 use crate::output::units;
 use crate::verbs::plan::parts;
 
@@ -45,7 +46,7 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: usize) ->
     // What is trained is in memory or on a disk of its own, not in place.
     let frozen = recipe.method != Method::Full;
     let mapped = params.iter().filter(|(_, p)| frozen && matches!(p.weight, Weight::Stored { .. }));
-    let processor = trainer.device.processor();
+    let processor = prepared.device.processor();
     let like = match elem {
         Elem::F32 => In::F32(&[]),
         Elem::Bf16 => In::Bf16(&[]),
@@ -145,7 +146,7 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: usize) ->
         rehearsal = on_disk.expect("it was rehearsed");
         if prepared.trainer.tiers.is_none() {
             // The one in memory goes before the other comes: there is no room for both.
-            let device = prepared.trainer.device.clone();
+            let device = prepared.device.clone();
             prepared.trainer = setup::build(&Device::dry(), checkpoint, recipe)?;
             device.arena().trim();
             prepared.trainer = setup::build_on_disk(&device, checkpoint, recipe, &dir)?;
@@ -222,31 +223,6 @@ fn sample(prepared: &Prepared) -> (Vec<Batch>, f64, f64) {
     (chosen.map(|(_, batch)| batch).collect(), tokens, sequences)
 }
 
-/// Refuses a run whose trained parameters alone take more than `limit_bytes`, before any of them is made. `trainer` is a dry one;
-/// what its base model maps may be streamed, and does not count.
-pub fn refuse_hopeless(recipe: &Recipe, trainer: &Trainer, program_bytes: usize, limit_bytes: usize) -> Result<()> {
-    let memory = trainer.memory();
-    let live = |purpose: Purpose| memory.live_bytes[purpose as usize];
-    let least = MemoryForecast {
-        weights_bytes: live(Purpose::Weights),
-        adapters_bytes: live(Purpose::Adapters),
-        gradients_bytes: live(Purpose::Gradients),
-        optimizer_bytes: live(Purpose::Optimizer) + trainer.optimizer_bytes(),
-        activations_bytes: live(Purpose::Activations),
-        workspace_bytes: live(Purpose::Workspace),
-        program_bytes,
-        total_bytes: memory.live() + trainer.optimizer_bytes() + program_bytes,
-        limit_bytes,
-    };
-    match least.total_bytes <= limit_bytes {
-        true => Ok(()),
-        false => {
-            let why = ["this is the least, before a batch is looked at".to_owned()];
-            Err(refused(&least, &why, recipe, in_memory(recipe, &setup::existing(recipe.out.as_ref()))))
-        }
-    }
-}
-
 /// What a run that might use a disk has to know, where there is none.
 fn in_memory(recipe: &Recipe, dir: &Path) -> Option<String> {
     (recipe.offload == Offload::Disk && scratch::is_memory(dir))
@@ -255,13 +231,7 @@ fn in_memory(recipe: &Recipe, dir: &Path) -> Option<String> {
 
 /// `no_disk`: why the disk was of no use.
 fn refused(m: &MemoryForecast, reasons: &[String], recipe: &Recipe, no_disk: Option<String>) -> CliError {
-    let parts: Vec<String> =
-        parts(m).iter().filter(|p| p.1 > 0).map(|(name, bytes)| format!("{name} {}", units::bytes(*bytes))).collect();
-    let mut out = CliError::new(
-        &codes::DOES_NOT_FIT,
-        format!("the run needs {}, limit is {}", units::bytes(m.total_bytes), units::bytes(m.limit_bytes)),
-    );
-    out = out.detail(parts.join(" + "));
+    let mut out = memory::refused("the run", &parts(m), m.limit_bytes);
     for reason in reasons.iter().chain(&no_disk) {
         out = out.detail(reason.clone());
     }
@@ -281,5 +251,5 @@ fn refused(m: &MemoryForecast, reasons: &[String], recipe: &Recipe, no_disk: Opt
     if recipe.offload == Offload::None {
         out = out.help("let what does not fit wait on disk: --offload disk (ounce plan tune says what that takes)");
     }
-    out.help("a smaller or quantised base model, or a higher --mem if there is more than was seen")
+    out.help("a smaller or quantised base model")
 }

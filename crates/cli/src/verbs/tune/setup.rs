@@ -15,9 +15,9 @@ use ounce_tensor::{Device, Elem, ParamId};
 use ounce_train::{Scratch, Trainer};
 use sha2::{Digest, Sha256};
 
-use super::forecast;
 use crate::codes;
 use crate::error::{CliError, Place, Result, plural};
+use crate::memory;
 use crate::model::{self, Text};
 use crate::output::units;
 use crate::recipe::{self, nearest};
@@ -26,6 +26,9 @@ use crate::verbs::data::data_error;
 
 /// A run that has not begun.
 pub struct Prepared {
+    /// The one that the run is on.
+    pub device: Device,
+    /// On the dry device where what it trains alone is more than may be used.
     pub trainer: Trainer,
     pub batches: Batches,
     pub valid: Vec<Tokenized>,
@@ -106,20 +109,22 @@ pub fn prepare(context: &Context, recipe: &Recipe, limit_bytes: usize) -> Result
         weights: data.weights.clone(),
     };
     let batches = Batches::new(data.train, settings).map_err(data_error)?;
-    let program_bytes = ounce_train::resident::bytes();
+    // Pages of the model's file that were looked at on the way here are no part of the program.
+    checkpoint.tensors.iter().for_each(|(_, tensor)| tensor.bytes.forget());
     let device = Device::cpu(Cpu::new(context.threads()));
+    let program_bytes = memory::program_bytes(context.threads());
     let in_memory = build(&Device::dry(), &checkpoint, recipe)?;
     let least = program_bytes + in_memory.memory().live() + in_memory.optimizer_bytes();
     let trainer = match disk_for(recipe).filter(|_| least > limit_bytes) {
         Some(dir) => build_on_disk(&device, &checkpoint, recipe, &dir)?,
-        None => {
-            forecast::refuse_hopeless(recipe, &in_memory, program_bytes, limit_bytes)?;
-            build(&device, &checkpoint, recipe)?
-        }
+        // It cannot fit, and nothing is made for it: the forecast says what would be needed.
+        None if least > limit_bytes => in_memory,
+        None => build(&device, &checkpoint, recipe)?,
     };
     let files = data.train_files.into_iter().map(|file| file.path).collect();
     let origins = Origins { files, lines: data.train_lines };
     Ok(Prepared {
+        device,
         trainer,
         batches,
         valid: data.valid,
