@@ -8,6 +8,7 @@ mod error;
 mod export;
 mod flags;
 mod hub;
+mod memory;
 mod model;
 mod output;
 mod recipe;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
         Ok(cli) => {
             let out = Output::new(cli.global.json, cli.global.quiet, cli.global.color, env.no_color);
+            end_with_a_word(out);
             // The hook has told what happened; unwinding ends here.
             std::panic::catch_unwind(|| verbs::run(cli, env, out))
                 .map_or(codes::INTERNAL.exit, |result| result.unwrap_or_else(|e| fail(&e, out)))
@@ -49,6 +51,20 @@ fn main() -> ExitCode {
         Err(e) => fail(&usage(&e), Output::new(false, false, output::ColorChoice::Auto, env.no_color)),
     };
     ExitCode::from(exit.code())
+}
+
+/// A model file that is cut short while it is mapped ends the process wherever it happens to read: with an error at least.
+fn end_with_a_word(out: Output) {
+    let error = CliError::new(&codes::READ, "a mapped file of a model cannot be read any more")
+        .detail("it was cut short or overwritten while it was in use, or its disk failed")
+        .help("put the file back, or see to its disk, then run the same command again; a run goes on with --resume")
+        .help("a new version of a file in use belongs beside it first, and then under its name (mv)");
+    let text = match out.json {
+        true => format!("{}\n", error.json()),
+        false => error.render(out.err_style()),
+    };
+    // Where the system does not allow it, the process ends as it always does.
+    let _ = ounce_formats::when_lost(text.leak(), codes::READ.exit.code().into());
 }
 
 /// Shows an error; its exit code.

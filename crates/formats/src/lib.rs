@@ -34,6 +34,8 @@ pub mod units;
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, Kind, open};
 pub use error::OpenError;
+#[cfg(unix)]
+pub use mmap::when_lost;
 pub use restore::Restore;
 pub use save::WriteError;
 pub use tensors::{TensorData, Tensors};

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(unix)]
+use std::os::fd::AsFd;
 use std::{fs::File, io, ops::Range, path::Path, sync::Arc};
 
 /// A file mapped for reading. Empty files map to no bytes.
@@ -9,6 +11,21 @@ pub(crate) struct Mapping {
     map: Option<memmap2::Mmap>,
     file: File,
     path: Arc<Path>,
+}
+
+/// From now on the process ends with `text` on its error output and exit code `code` where a page of a mapped file is not to be
+/// had: somebody has cut the file short, or its disk failed. As the system has it, the process would end without a word.
+///
+/// # Errors
+/// The system does not allow it.
+#[cfg(unix)]
+pub fn when_lost(text: &'static str, code: i32) -> io::Result<()> {
+    let end = move || {
+        let _ = rustix::io::write(std::io::stderr().as_fd(), text.as_bytes());
+        signal_hook::low_level::exit(code);
+    };
+    // SAFETY: the handler makes two system calls, `write` and `_exit`, which may be made at any moment, and takes no memory.
+    unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, end) }.map(drop)
 }
 
 impl Mapping {
@@ -25,7 +42,7 @@ impl Mapping {
         }
         // SAFETY: the map is private and read-only, and nothing in this process writes to model files in place (every
         // writer makes a new file and renames it over the old one). Another process that truncates the file while it
-        // is mapped ends this one with SIGBUS, as it does for every program that maps its weights.
+        // is mapped ends this one with SIGBUS, as it does for every program that maps its weights; see `when_lost`.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(Mapping { map: Some(map), file, path: path.into() })
     }
