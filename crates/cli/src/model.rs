@@ -1,11 +1,14 @@
 //! Opening what verbs are given as a model: a path or a hub name → checkpoint, tokenizer and chat template.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 
 use ounce_formats::hub::{self, HubError};
+use ounce_formats::meter::PATIENCE;
 use ounce_formats::template::{CHATML, ChatTemplate};
 use ounce_formats::tokenizer::{GgufVocab, Tokenizer};
 use ounce_formats::{Checkpoint, gguf};
+use ounce_tensor::{Progress, Watch};
 use serde_json::Value;
 
 use crate::codes;
@@ -37,8 +40,24 @@ pub fn locate(name: &str, env: &Env) -> Result<PathBuf> {
 /// Opens a model's configuration and weights; weights stay in their mapped files.
 pub fn open(name: &str, env: &Env) -> Result<Checkpoint> {
     let path = locate(name, env)?;
-    ounce_formats::open(&path)
+    patiently(&path, ounce_formats::open)?
         .map_err(|e| CliError::of(&codes::MODEL, &e).help("supported are Hugging Face directories and GGUF files"))
+}
+
+/// What `read` makes of the files at a path. A thread of its own does it, which nobody joins: a disk that hangs is given up.
+fn patiently<T: Send + 'static>(path: &Path, read: impl FnOnce(&Path) -> T + Send + 'static) -> Result<T> {
+    let failed = |e: &dyn std::error::Error| {
+        CliError::of(&codes::READ, e).help("see to the disk, and run the same command again")
+    };
+    let (owned, call) = (path.to_owned(), format!("files of {}", path.display()));
+    let (answer, answers) = channel();
+    // Who does not wait any more needs no answer.
+    let work = move || drop(answer.send(read(&owned)));
+    std::thread::Builder::new().name("files".into()).spawn(work).map_err(|e| failed(&e))?;
+    let progress = || Progress { answered: 0, oldest: Some(call.clone()), patience: PATIENCE };
+    let opened = Watch::new("the model", &progress).receive(&answers).map_err(|e| failed(&e))?;
+    // The hook has told what happened.
+    opened.ok_or_else(|| CliError::new(&codes::INTERNAL, format!("{} could not be read", path.display())))
 }
 
 /// What a model reads and writes text with.
@@ -53,7 +72,7 @@ impl Text {
     pub fn of(checkpoint: &Checkpoint) -> Result<Text> {
         let text = match &checkpoint.gguf {
             Some(metadata) => from_gguf(metadata)?,
-            None => from_directory(&checkpoint.path)?,
+            None => patiently(&checkpoint.path, from_directory)??,
         };
         let tokenizer = text.tokenizer.with_eos_ids(&checkpoint.config.eos_token_id);
         Ok(Text { tokenizer, template: text.template })

@@ -7,6 +7,10 @@ use std::{
     path::Path,
 };
 
+mod patient;
+
+pub use patient::Patient;
+
 /// A file system. Each call is one operation that can fail on its own.
 pub trait Vfs: Send + Sync {
     /// Makes one directory; its parent must be there.
@@ -14,7 +18,7 @@ pub trait Vfs: Send + Sync {
     /// Makes a file, empty if it was there, for writing.
     fn create(&self, path: &Path) -> io::Result<Box<dyn VfsFile>>;
     /// Opens a file for reading.
-    fn open(&self, path: &Path) -> io::Result<Box<dyn Read>>;
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>>;
     /// What lies in a directory, sorted by name, without names that are not UTF-8 (none of ours).
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
     /// Renames within one directory, atomically. A file that was at `to` is replaced; a directory there is an error.
@@ -27,7 +31,7 @@ pub trait Vfs: Send + Sync {
 }
 
 /// A file being written.
-pub trait VfsFile: Write {
+pub trait VfsFile: Write + Send {
     /// Makes the file's bytes survive a power cut. The name needs [`Vfs::sync_dir`].
     fn sync(&mut self) -> io::Result<()>;
 }
@@ -59,7 +63,7 @@ impl Vfs for Disk {
         Ok(Box::new(File::create(path)?))
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn Read>> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
         Ok(Box::new(File::open(path)?))
     }
 

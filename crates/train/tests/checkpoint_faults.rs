@@ -1,6 +1,7 @@
 //! Every file operation of a save fails once in every way, and every bit of a checkpoint may flip: what is loaded
 //! afterwards is always a whole checkpoint, and never a wrong one.
 
+#[allow(dead_code)]
 mod faults;
 
 use std::path::{Path, PathBuf};

@@ -13,7 +13,7 @@ use ounce_spec::plan::Residency;
 use ounce_spec::{Plan, Recipe};
 use ounce_train::report::{METRICS, Reporter, SUMMARY, braille};
 use ounce_train::state::StateError;
-use ounce_train::vfs::Disk;
+use ounce_train::vfs::{Disk, Patient};
 use ounce_train::{NonFinite, Outcome, Run, TrainError, checkpoint};
 use serde_json::json;
 
@@ -80,6 +80,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
     }
     let recipe_hashes = prepared.hashes(&recipe);
     let (target, origins) = (prepared.target.clone(), prepared.origins);
+    let files = Patient::new(Disk).map_err(|e| CliError::of(&codes::WRITE, &e).help("check the limits: ulimit -a"))?;
     let mut live = Live::new(context.out);
     let mut run = Run {
         recipe: &recipe,
@@ -87,7 +88,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         batches: prepared.batches,
         valid: prepared.valid,
         dir: &dir,
-        vfs: &Disk,
+        vfs: &files,
         recipe_hashes,
         stop: &signals.stop,
     };

@@ -55,7 +55,7 @@ impl Loaded {
 
 /// A file of a checkpoint as it is read. What was read is to be trusted when [`Verified::finish`] says so.
 pub struct Verified {
-    file: Box<dyn Read>,
+    file: Box<dyn Read + Send>,
     hasher: blake3::Hasher,
     path: PathBuf,
     bytes: u64,

@@ -27,6 +27,8 @@ pub enum Fault {
     CrashWithin,
     /// The process is gone after it.
     CrashAfter,
+    /// The operation never ends; not one of `ALL`, since only the patient get over it.
+    Hang,
 }
 
 impl Fault {
@@ -89,6 +91,9 @@ impl<V: Clone> Faulty<V> {
         }
         match self.fault {
             Fault::Io if hit => return Err(Error::other("input/output error")),
+            Fault::Hang if hit => loop {
+                std::thread::park();
+            },
             Fault::Full if hit => shared.full.store(true, SeqCst),
             Fault::CrashBefore | Fault::CrashWithin if hit => {
                 shared.gone.store(true, SeqCst);
@@ -122,7 +127,7 @@ impl<V: Vfs + Clone + 'static> Vfs for Faulty<V> {
         Ok(Box::new(Open { vfs: self.clone(), file }))
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn Read>> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
         let file = self.run(Needs::Nothing, || self.inner.open(path))?;
         Ok(Box::new(Reading { vfs: self.clone(), file }))
     }
@@ -179,7 +184,7 @@ impl<V: Clone> Write for Open<V> {
     }
 }
 
-impl<V: Clone> VfsFile for Open<V> {
+impl<V: Clone + Send> VfsFile for Open<V> {
     fn sync(&mut self) -> io::Result<()> {
         self.vfs.run(Needs::Space, || self.file.sync())
     }
@@ -187,7 +192,7 @@ impl<V: Clone> VfsFile for Open<V> {
 
 struct Reading<V> {
     vfs: Faulty<V>,
-    file: Box<dyn Read>,
+    file: Box<dyn Read + Send>,
 }
 
 impl<V: Clone> Read for Reading<V> {

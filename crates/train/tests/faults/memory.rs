@@ -164,7 +164,7 @@ impl Vfs for Memory {
         Ok(Box::new(Open { memory: self.clone(), node }))
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn Read>> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
         let state = self.lock();
         match &state.nodes[state.find(path)?] {
             Node::File { bytes, .. } => Ok(Box::new(io::Cursor::new(bytes.clone()))),
