@@ -12,6 +12,9 @@ const MIB: usize = 1 << 20;
 const GROWTH: usize = 4 * MIB;
 const GROWTH_PER_THREAD: usize = MIB;
 
+/// What a run of training grows by besides, at most: what measures the machine for its plan, checkpoints, reports.
+pub const RUN_GROWTH: usize = 5 * MIB;
+
 /// What the process has now, with what it grows by on so many threads. To be asked before a model is made.
 pub fn program_bytes(threads: usize) -> usize {
     ounce_train::resident::bytes() + GROWTH + threads * GROWTH_PER_THREAD

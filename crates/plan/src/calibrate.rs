@@ -26,8 +26,11 @@ pub struct Shapes {
     /// Rank of adapters, if any.
     pub rank: usize,
     pub elem: Elem,
-    /// What trained parameters are stored as.
+    /// What trained parameters are stored as, and how many values there are of them.
     pub trained: Elem,
+    pub trained_len: usize,
+    /// Memory that measuring may take.
+    pub room_bytes: usize,
 }
 
 /// Whether a kernel's time goes with its operations or with its bytes.
@@ -50,7 +53,7 @@ impl Calibration {
         set(Kernel::AttentionBwd, backward);
         set(Kernel::Elementwise, elementwise(device, cpu, model, rows, shapes.elem));
         set(Kernel::Softmax, softmax(device, cpu, model));
-        set(Kernel::Update, update(device, cpu, optimizer, shapes.trained));
+        set(Kernel::Update, update(device, cpu, optimizer, shapes));
         found
     }
 
@@ -218,17 +221,19 @@ fn softmax(device: &Device, cpu: &Cpu, model: &Model) -> f64 {
     (forward + backward) / (8 * rows * v) as f64
 }
 
-/// An update of a large parameter: what is stored in bf16 is rounded by chance, what is stored in 8 bits is looked up and
+/// An update of as many values as are trained, or of many: what is stored in bf16 is rounded by chance, what is stored in 8 bits is looked up and
 /// searched, so the bytes alone do not tell its time. Seconds per byte.
-fn update(device: &Device, cpu: &Cpu, optimizer: &dyn Optimizer, trained: Elem) -> f64 {
-    // More than the caches hold, as a step's parameters are.
-    const ELEMENTS: usize = 1 << 22;
-    let (mut param, grad) = (filled(device, trained, 1, ELEMENTS), filled(device, Elem::F32, 1, ELEMENTS));
-    let mut state = optimizer.init(ELEMENTS);
+fn update(device: &Device, cpu: &Cpu, optimizer: &dyn Optimizer, shapes: &Shapes) -> f64 {
+    // More than the caches hold, as a step's parameters are, if there are so many and there is room for them.
+    const MOST: usize = 1 << 22;
+    let each = shapes.trained.bytes() + 4 + optimizer.state_bytes(MOST).div_ceil(MOST);
+    let n = shapes.trained_len.min(MOST).min(shapes.room_bytes / each).max(1);
+    let (mut param, grad) = (filled(device, shapes.trained, 1, n), filled(device, Elem::F32, 1, n));
+    let mut state = optimizer.init(n);
     let rounding = Rounding { key: 0, first: 0 };
     let at = StepContext { step: 1, lr: 1e-6, grad_scale: 1.0, rounding };
     let seconds = time(|| optimizer.step(cpu, param.output(), grad.f32(), state.view(), &at));
-    let moved = 2 * (param.bytes_len() + optimizer.state_bytes(ELEMENTS)) + grad.bytes_len();
+    let moved = 2 * (param.bytes_len() + optimizer.state_bytes(n)) + grad.bytes_len();
     seconds / moved as f64
 }
 

@@ -10,8 +10,10 @@ use memmap2::MmapMut;
 use ounce_formats::direct::DirectFile;
 use ounce_spec::machine::Disk;
 
-/// Bytes of one read or write: as many as a block of a large model has.
-const PIECE: usize = 16 << 20;
+/// Bytes of one read or write: many, and no more than the program is reckoned to grow by.
+const PIECE: usize = 2 << 20;
+/// Pieces that are written before the disk has to have them: together as much as a block of a large model.
+const PIECES: usize = 8;
 /// Longest time to read or write for.
 const TIME: Duration = Duration::from_millis(400);
 /// Name of the file that is written and removed again.
@@ -56,9 +58,11 @@ fn write(path: &Path) -> io::Result<(u64, f64)> {
     }
     let (started, mut length) = (Instant::now(), 0);
     while length == 0 || started.elapsed() < TIME {
-        file.write_all(&piece)?;
+        for _ in 0..PIECES {
+            file.write_all(&piece)?;
+            length += PIECE as u64;
+        }
         file.sync_data()?;
-        length += PIECE as u64;
     }
     Ok((length, length as f64 / started.elapsed().as_secs_f64()))
 }

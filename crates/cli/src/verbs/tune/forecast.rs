@@ -33,7 +33,12 @@ pub fn forecast(recipe: &Recipe, prepared: &mut Prepared, limit_bytes: usize) ->
     let rank = if recipe.method == Method::Lora { recipe.lora.rank } else { 0 };
     let trainer = &prepared.trainer;
     let trained = setup::masters(recipe);
-    let shapes = Shapes { rows, length: (mean_tokens / sequences.max(1.0)) as usize, rank, elem, trained };
+    let shape_of = |p| trainer.model.params.weight(p).shape();
+    let trained_len = trainer.trained.iter().map(|&p| shape_of(p)).map(|(n, k)| n * k).sum();
+    let length = (mean_tokens / sequences.max(1.0)) as usize;
+    let threads = prepared.device.processor().map_or(1, |cpu| cpu.threads());
+    let room_bytes = limit_bytes.saturating_sub(memory::program_bytes(threads) + memory::RUN_GROWTH);
+    let shapes = Shapes { rows, length, rank, elem, trained, trained_len, room_bytes };
     let mut calibration = Calibration::measure(&trainer.device, &trainer.model, &*trainer.optimizer, &shapes);
     // Its buffers belong to no step.
     trainer.device.arena().trim();

@@ -112,7 +112,7 @@ pub fn prepare(context: &Context, recipe: &Recipe, limit_bytes: usize) -> Result
     // Pages of the model's file that were looked at on the way here are no part of the program.
     checkpoint.tensors.iter().for_each(|(_, tensor)| tensor.bytes.forget());
     let device = Device::cpu(Cpu::new(context.threads()));
-    let program_bytes = memory::program_bytes(context.threads());
+    let program_bytes = memory::program_bytes(context.threads()) + memory::RUN_GROWTH;
     let in_memory = build(&Device::dry(), &checkpoint, recipe)?;
     let least = program_bytes + in_memory.memory().live() + in_memory.optimizer_bytes();
     let trainer = match disk_for(recipe).filter(|_| least > limit_bytes) {
