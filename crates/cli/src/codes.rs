@@ -51,6 +51,7 @@ codes! {
     READ = "O0003", Failed, "a file cannot be read";
     WRITE = "O0004", Failed, "a file cannot be written";
     DISK_FULL = "O0005", Temporary, "there is no room left on the disk";
+    NO_MEMORY = "O0006", Failed, "the system gave no memory";
     RECIPE = "O0101", Usage, "settings of a recipe, --set or flags are wrong";
     RECIPE_INCOMPLETE = "O0102", Usage, "a setting that has no default is missing";
     MODEL = "O0201", Failed, "a model cannot be opened";

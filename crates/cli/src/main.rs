@@ -20,12 +20,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use ounce_tensor::NoMemory;
 
 use codes::Exit;
 use env::Env;
 use error::CliError;
 use flags::Cli;
-use output::Output;
+use output::{Output, units};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(report_fault));
@@ -92,16 +93,30 @@ fn usage(error: &clap::Error) -> CliError {
     out.help("ounce --help lists the verbs, ounce <verb> --help a verb's flags and examples")
 }
 
-/// A fault of the program itself, in the form of its errors.
+/// Tells of a panic in the form of errors: a fault of the program itself, or memory that the system refused.
 fn report_fault(info: &std::panic::PanicHookInfo) {
     let payload = info.payload();
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let text = text.unwrap_or("unknown");
-    let mut error = CliError::new(&codes::INTERNAL, format!("a fault of ounce itself: {text}"));
-    if let Some(at) = info.location() {
-        error = error.at(format!("{}:{}", at.file(), at.line()), "");
-    }
-    let error = error.help("please report it with the command line, at the address that ounce --help shows");
+    let error = match payload.downcast_ref::<NoMemory>() {
+        Some(NoMemory { bytes }) => CliError::new(
+            &codes::NO_MEMORY,
+            format!("the system gave no memory: {} were asked for", units::bytes(*bytes)),
+        )
+        .detail("addresses or memory of processes are limited here, or other processes have it")
+        .help("see ulimit -v, which has to leave room for more addresses than memory, and vm.overcommit_memory")
+        .help("where nothing is limited: a smaller --context, model or --mem"),
+        None => {
+            let text = payload
+                .downcast_ref::<&str>()
+                .copied()
+                .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            let text = text.unwrap_or("unknown");
+            let mut error = CliError::new(&codes::INTERNAL, format!("a fault of ounce itself: {text}"));
+            if let Some(at) = info.location() {
+                error = error.at(format!("{}:{}", at.file(), at.line()), "");
+            }
+            error.help("please report it with the command line, at the address that ounce --help shows")
+        }
+    };
     let out = Output::new(false, false, output::ColorChoice::Auto, true);
     out.alarm(&error.render(out.err_style()));
 }

@@ -129,3 +129,17 @@ fn a_server_says_what_it_needs_before_it_listens() {
     let least = number(&refused.stderr, "the least that works is --mem ");
     assert_eq!(run(&place, &serve, least - 3).code, Some(2));
 }
+
+/// No `--mem`, but a limit of addresses, which nothing foresees.
+#[test]
+fn memory_that_the_system_refuses_is_no_fault_of_the_program() {
+    let place = Place::new();
+    place.wide_model();
+    let program = env!("CARGO_BIN_EXE_ounce");
+    let limited = format!("ulimit -v 400000; exec '{program}' serve wide --port 0 --context 512 --cache-tokens 400000");
+    let mut shell = std::process::Command::new("sh");
+    let ran = shell.args(["-c", &limited]).current_dir(place.path("")).output().unwrap();
+    let stderr = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!(ran.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("error[O0006]: the system gave no memory: "), "{stderr}");
+}

@@ -42,6 +42,7 @@ pub use params::{Param, ParamId, Params};
 pub use patience::{Progress, Watch};
 pub use rows::{AdapterId, Loss, Rows};
 pub use sink::{Accumulate, GradSink, NoGrad, UpdateNow};
+pub use space::NoMemory;
 pub use stage::{Pass, Segments, Stage};
 pub use stream::{HeldBytes, ReadError, Slot, Source, Stored, Stream};
 pub use tape::Tape;

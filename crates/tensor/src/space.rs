@@ -21,10 +21,20 @@ pub(crate) struct Piece {
     memory: Option<Pages>,
 }
 
+/// What a thread panics with where the system refuses memory: no fault of the program.
+#[derive(Clone, Copy, Debug)]
+pub struct NoMemory {
+    pub bytes: usize,
+}
+
+fn refused(bytes: usize) -> ! {
+    std::panic::panic_any(NoMemory { bytes })
+}
+
 impl Piece {
     /// One on small pages that is of no slab, and goes back to the system when it is dropped.
     pub(crate) fn alone(len: usize, real: bool) -> Piece {
-        let memory = real.then(|| Pages::map(len, false).expect("the system has no memory left"));
+        let memory = real.then(|| Pages::map(len, false).unwrap_or_else(|_| refused(len)));
         Piece { len, memory, ..Piece::default() }
     }
 
@@ -148,7 +158,7 @@ impl Space {
         let wanted = least.max(SLAB).max(mapped);
         // A system that counts addresses as memory may refuse what would be enough for later too.
         let map = || Pages::map(wanted, true).or_else(|_| Pages::map(least, true));
-        let memory = self.real.then(|| map().expect("the system has no memory left"));
+        let memory = self.real.then(|| map().unwrap_or_else(|_| refused(least)));
         let len = memory.as_ref().map_or(wanted, Pages::len);
         self.holes.push(Piece { slab: self.held.len(), start: 0, len, memory });
         self.held.push(vec![false; len / LARGE_PAGE]);
