@@ -84,6 +84,7 @@ impl Kernel {
 
 /// Bytes between what a product of one row reads and what it fetches into the second-level cache: what memory gives in about 150 ns, its
 /// latency.
+#[cfg(target_arch = "x86_64")]
 pub(super) const AHEAD: usize = 4096;
 
 /// Steps in a cache line.
