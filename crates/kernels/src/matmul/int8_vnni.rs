@@ -86,8 +86,8 @@ unsafe fn some<const F: u8, const M: usize>(p: &Panel, rows: &[Row], out: *mut f
     for b in 0..p.blocks {
         // SAFETY: block `b` is inside the panel and the rows; any address may be fetched.
         unsafe {
-            // One row waits for its weights. Formats that take more to unpack gain nothing.
-            if M == 1 && matches!(F, Q4_0 | Q4_1 | Q8_0) {
+            // One row waits for its weights. Formats with 256 columns to a block, which take more to unpack, gain nothing.
+            if M == 1 && matches!(F, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0) {
                 for line in 0..layout.record().div_ceil(64) {
                     _mm_prefetch::<_MM_HINT_T1>(record.wrapping_add(AHEAD + 64 * line).cast());
                 }
