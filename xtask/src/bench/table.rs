@@ -17,6 +17,7 @@ pub fn spread(values: &[f64]) -> String {
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     match values.len() {
         0 => "–".into(),
+        _ if values.iter().all(|v| v.is_nan()) => "–".into(),
         1 => short(values[0]),
         _ => format!("{} ({}–{})", short(median(values)), short(least), short(most)),
     }
@@ -61,7 +62,7 @@ mod tests {
         assert_eq!(median(&[4.0, 1.0]), 2.5);
         assert_eq!(spread(&[412.4, 398.0, 420.0]), "412 (398–420)");
         assert_eq!(spread(&[12.34]), "12.3");
-        assert_eq!(spread(&[]), "–");
+        assert_eq!((spread(&[]), spread(&[f64::NAN; 2])), ("–".into(), "–".into()));
         assert_eq!((short(0.4567), short(99.97), short(f64::NAN)), ("0.46".into(), "100".into(), "–".into()));
     }
 
