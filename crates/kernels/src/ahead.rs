@@ -13,7 +13,7 @@ const MOST: usize = 256 << 10;
 /// Bytes that are announced. Readers may see one half of an announcement with the other half of the next: any address may be fetched.
 #[derive(Debug, Default)]
 pub(crate) struct Ahead {
-    turn: AtomicUsize,
+    announced: AtomicUsize,
     start: AtomicPtr<u8>,
     len: AtomicUsize,
 }
@@ -23,7 +23,7 @@ impl Ahead {
     pub fn announce(&self, bytes: &[u8]) {
         self.start.store(bytes.as_ptr().cast_mut(), Relaxed);
         self.len.store(bytes.len(), Relaxed);
-        self.turn.fetch_add(1, Relaxed);
+        self.announced.fetch_add(1, Relaxed);
     }
 }
 
@@ -32,14 +32,15 @@ impl Ahead {
 pub(crate) struct Fetch {
     thread: usize,
     threads: usize,
-    turn: usize,
+    /// The announcement that the lines are of.
+    seen: usize,
     /// Addresses of the lines that are left.
     left: std::iter::StepBy<std::ops::Range<usize>>,
 }
 
 impl Fetch {
     pub fn new(thread: usize, threads: usize) -> Fetch {
-        Fetch { thread, threads, turn: 0, left: (0..0).step_by(LINE) }
+        Fetch { thread, threads, seen: 0, left: (0..0).step_by(LINE) }
     }
 
     /// Fetches the next few lines of the share.
@@ -48,13 +49,13 @@ impl Fetch {
     }
 
     fn lines(&mut self, ahead: &Ahead) -> impl Iterator<Item = usize> {
-        let turn = ahead.turn.load(Relaxed);
-        if turn != self.turn {
+        let announced = ahead.announced.load(Relaxed);
+        if announced != self.seen {
             let (start, len) = (ahead.start.load(Relaxed).addr(), ahead.len.load(Relaxed));
             let before = |thread| start.wrapping_add(len * thread / self.threads);
             let (from, to) = (before(self.thread), before(self.thread + 1));
             self.left = (from..to.min(from.saturating_add(MOST))).step_by(LINE);
-            self.turn = turn;
+            self.seen = announced;
         }
         self.left.by_ref().take(TURN)
     }

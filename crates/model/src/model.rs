@@ -2,10 +2,9 @@
 //! KV cache.
 
 use ounce_formats::Checkpoint;
-use ounce_spec::{DType, ModelConfig};
-use ounce_tensor::kernels::PanelFormat;
+use ounce_spec::ModelConfig;
 use ounce_tensor::{
-    Device, Elem, Graph, Mode, ParamId, Params, Purpose, ReadError, Rows, Segments, Tensor, Var, Weight, quant_format,
+    Device, Elem, Graph, Interleaved, Mode, ParamId, Params, Purpose, ReadError, Rows, Segments, Tensor, Var, Weight,
 };
 
 use crate::error::LoadError;
@@ -69,13 +68,7 @@ impl Model {
         self.multiplied().into_iter().fold((0, 0), |(laid_out, let_go), p| {
             let weight = &self.params[p].weight;
             let Weight::Stored { dtype, rows, cols, .. } = weight else { return (laid_out, let_go) };
-            let format = match dtype {
-                DType::F32 => PanelFormat::F32,
-                DType::BF16 => PanelFormat::Bf16,
-                DType::F16 => PanelFormat::F16,
-                quant => PanelFormat::Quant(quant_format(*quant).expect("the rest are quantised")),
-            };
-            (laid_out + format.bytes(*rows, *cols), let_go + weight.bytes_len())
+            (laid_out + Interleaved::bytes_of(*dtype, *rows, *cols), let_go + weight.bytes_len())
         })
     }
 

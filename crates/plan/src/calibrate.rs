@@ -221,8 +221,8 @@ fn softmax(device: &Device, cpu: &Cpu, model: &Model) -> f64 {
     (forward + backward) / (8 * rows * v) as f64
 }
 
-/// An update of as many values as are trained, or of many: what is stored in bf16 is rounded by chance, what is stored in 8 bits is looked up and
-/// searched, so the bytes alone do not tell its time. Seconds per byte.
+/// An update of as many values as are trained, or of many: what is stored in bf16 is rounded by chance, what is stored in 8
+/// bits is looked up and searched, so the bytes alone do not tell its time. Seconds per byte.
 fn update(device: &Device, cpu: &Cpu, optimizer: &dyn Optimizer, shapes: &Shapes) -> f64 {
     // More than the caches hold, as a step's parameters are, if there are so many and there is room for them.
     const MOST: usize = 1 << 22;

@@ -87,6 +87,11 @@ impl Interleaved {
         weights.iter().zip(places).enumerate().map(laid).collect()
     }
 
+    /// Bytes that `[n, k]` weights stored as `dtype` take once they are laid out.
+    pub fn bytes_of(dtype: DType, n: usize, k: usize) -> usize {
+        panel_format(dtype).bytes(n, k)
+    }
+
     fn panels(&self) -> Panels<'_> {
         Panels { format: self.format, panels: &self.all.buffer.bytes()[self.range.clone()], n: self.n }
     }
