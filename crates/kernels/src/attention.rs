@@ -17,7 +17,7 @@ mod tests;
 #[cfg(test)]
 mod tests_cached;
 
-pub use cache::{CacheType, Cached, Half};
+pub use cache::{CacheType, Cached};
 
 use crate::lanes::{Elem, one_type};
 use crate::{Cpu, In, Out};

@@ -31,7 +31,7 @@ mod scratch;
 mod update;
 mod view;
 
-pub use attention::{AttnShape, CacheType, Cached, Half, Span};
+pub use attention::{AttnShape, CacheType, Cached, Span};
 pub use cpu::{Cpu, Isa};
 pub use elementwise::Act;
 pub use half::{bf16, f16};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ounce_kernels::{CacheType, Cached, Half};
+use ounce_kernels::{CacheType, Cached};
 
 use crate::device::{Cost, Device};
 use crate::memory::{Buffer, Purpose};
@@ -46,9 +46,8 @@ impl Cache {
     pub fn write(&mut self, device: &Device, k: &Tensor, v: &Tensor, rows: &[u32]) {
         let cost = Cost::elementwise(2 * k.len(), 2 * k.elem().bytes());
         device.run(cost, |cpu| {
-            for (half, to, from) in [(Half::Keys, &mut self.k, k), (Half::Values, &mut self.v, v)] {
-                cpu.cache_write(self.kind, half, to.bytes_mut(), from.f32(), rows, BLOCK, self.kv_heads, self.head_dim);
-            }
+            let to = [self.k.bytes_mut(), self.v.bytes_mut()];
+            cpu.cache_write(self.kind, to, [k.f32(), v.f32()], rows, BLOCK, self.kv_heads, self.head_dim);
         });
     }
 

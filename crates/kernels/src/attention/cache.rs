@@ -6,11 +6,14 @@ use std::marker::PhantomData;
 
 use super::AttnShape;
 use super::cache_pairs::write_pairs;
-use crate::lanes::{Elem, L, Simd, simd_fn};
+use crate::lanes::{Elem, L, Simd, Split, simd_fn};
 use crate::{Cpu, Isa, bf16};
 
 /// Values of 8 or 4 bits that share a scale.
 const GROUP: usize = 32;
+
+/// Fewer rows are written sooner than another thread would be there to help.
+const FEW_WRITES: usize = 8;
 
 /// What a cache keeps its values as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,7 +43,7 @@ impl CacheType {
 
 /// Which half of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Half {
+pub(super) enum Half {
     Keys,
     Values,
 }
@@ -228,31 +231,44 @@ impl Cpu {
         kind == CacheType::Bf16 && self.isa == Isa::Avx512Bf16
     }
 
-    /// Writes the rows of `x[rows.len(), kv_heads·d]` as positions `rows` of a half of a cache: row `r % block` of block `r / block`.
+    /// Writes the rows of `k` and `v` `[rows.len(), kv_heads·d]` as positions `rows` of both halves of a cache, keys and values: row
+    /// `r % block` of block `r / block`.
     pub fn cache_write(
         &self,
         kind: CacheType,
-        half: Half,
-        out: &mut [u8],
-        x: &[f32],
+        out: [&mut [u8]; 2],
+        [k, v]: [&[f32]; 2],
         rows: &[u32],
         block: usize,
         kv_heads: usize,
         d: usize,
     ) {
-        let head = kind.head_bytes(d);
-        assert_eq!(x.len(), rows.len() * kv_heads * d, "values for {} rows of a cache", rows.len());
-        for (&row, x) in rows.iter().zip(x.chunks_exact((kv_heads * d).max(1))) {
-            let (first, inside) = (row as usize / block * block * kv_heads, row as usize % block);
-            for (kv, x) in x.chunks_exact(d).enumerate() {
-                let row = first + kv * block + inside;
+        let (head, width) = (kind.head_bytes(d), kv_heads * d);
+        for x in [k, v] {
+            assert_eq!(x.len(), rows.len() * width, "values for {} rows of a cache", rows.len());
+        }
+        let [to_k, to_v] = out.map(Split::new);
+        // A task has one head of one half: what heads write lies apart.
+        let task = |task: usize| {
+            let (half, to, x) = if task % 2 == 0 { (Half::Keys, &to_k, k) } else { (Half::Values, &to_v, v) };
+            let kv = task / 2;
+            for (i, &row) in rows.iter().enumerate() {
+                let row = (row as usize / block * kv_heads + kv) * block + row as usize % block;
+                let x = &x[i * width + kv * d..][..d];
                 if self.pairs_of(kind) {
-                    let sixteen = &mut out[row / L * L * head..][..L * head];
+                    let start = row / L * L * head;
+                    // SAFETY: the sixteen are of this head, which no other task writes.
+                    let sixteen = unsafe { to.part(start..start + L * head) };
                     write_pairs(self.isa, half, sixteen, x, row % L);
                 } else {
-                    write(self.isa, kind, &mut out[row * head..][..head], x);
+                    // SAFETY: as above.
+                    write(self.isa, kind, unsafe { to.part(row * head..(row + 1) * head) }, x);
                 }
             }
+        };
+        match rows.len() < FEW_WRITES {
+            true => (0..2 * kv_heads).for_each(task),
+            false => self.pool.run(2 * kv_heads, |i, _| task(i)),
         }
     }
 }

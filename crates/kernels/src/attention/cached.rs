@@ -131,9 +131,14 @@ impl Call<'_> {
                 // SAFETY: units have separate parts.
                 let partial = unsafe { split.part(at..at + each) };
                 self.piece::<P>(partial, tile, kv, pieces.start + piece);
+                if pieces.len() == 1 {
+                    self.finish(out, partial, tile, kv);
+                }
             });
-            self.cpu.pool.run(tiles.len() * heads, |unit, _| {
-                let (i, kv) = (unit / heads, unit % heads);
+            // A single piece is finished by now, which spares short contexts that threads wait for each other once more.
+            let several: Vec<usize> = (0..tiles.len()).filter(|&i| places[i].0.len() > 1).collect();
+            self.cpu.pool.run(several.len() * heads, |unit, _| {
+                let (i, kv) = (several[unit / heads], unit % heads);
                 let (pieces, _, at) = &places[i];
                 let each = pieces.len() * tiles[i].partial(shape);
                 // SAFETY: as above; this run begins when the other is done.

@@ -1,7 +1,7 @@
 //! Attention to a cache against f64 loops over what the cache was given, and the promise that a query's bits depend on its
 //! own sequence and position only.
 
-use super::{AttnShape, CacheType, Cached, Half, Span, tests};
+use super::{AttnShape, CacheType, Cached, Span, tests};
 use crate::{Cpu, Isa, bf16};
 
 /// Two of the kernel's steps.
@@ -55,10 +55,8 @@ impl Case {
             let table: Vec<u32> = (0..n.div_ceil(BLOCK)).map(|b| ((next + b) * step % blocks) as u32).collect();
             next += table.len();
             let rows: Vec<u32> = (0..*n).map(|p| table[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32).collect();
-            let halves = [(Half::Keys, &case.k[i]), (Half::Values, &case.v[i])];
-            for (memory, (half, x)) in case.memory.iter_mut().zip(halves) {
-                cpu.cache_write(kind, half, bytes_of_mut(memory), x, &rows, BLOCK, shape.kv_heads, shape.head_dim);
-            }
+            let memory = case.memory.each_mut().map(|half| bytes_of_mut(half));
+            cpu.cache_write(kind, memory, [&case.k[i], &case.v[i]], &rows, BLOCK, shape.kv_heads, shape.head_dim);
             case.tables.push(table);
         }
         case
@@ -230,7 +228,9 @@ fn what_is_not_finite_shows_and_harms_nobody_else() {
         let whole = case.run(&cpu, &[1, 1]).remove(1);
         let bad = vec![f32::INFINITY; 2 * 32];
         let row = case.tables[0][0] * BLOCK as u32 + 3;
-        cpu.cache_write(kind, Half::Values, bytes_of_mut(&mut case.memory[1]), &bad, &[row], BLOCK, 2, 32);
+        let keys = case.k[0][3 * 2 * 32..][..2 * 32].to_vec();
+        let memory = case.memory.each_mut().map(|half| bytes_of_mut(half));
+        cpu.cache_write(kind, memory, [&keys, &bad], &[row], BLOCK, 2, 32);
         let after = case.run(&cpu, &[1, 1]);
         assert!(after[0].iter().all(|x| !x.is_finite()), "{kind:?}: {:?}", after[0]);
         assert_eq!(after[1], whole, "{kind:?}");

@@ -55,7 +55,7 @@ pub(super) fn round(row: &Row, x: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the table that interleaves is only made for processors with these features; the row is as long as `x`.
     unsafe {
-        super::int8_vnni::quantize(row, x)
+        super::int8_round::round(row, x)
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (row, x);

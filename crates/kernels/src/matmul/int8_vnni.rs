@@ -220,39 +220,3 @@ unsafe fn scales<const F: u8>(head: *const u8, outer: *const u8) -> Scales {
         _ => Scales { scale: halves(head, 0), other: _mm512_setzero_ps() },
     }
 }
-
-/// Rounds a row to int8 in blocks of 32 with scale `max |x| / 127`. A block with a NaN or infinity gets a NaN scale.
-///
-/// # Safety
-/// The processor has the features; the row's arrays have `x.len() / 32` blocks.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) unsafe fn quantize(row: &Row, x: &[f32]) {
-    for (b, x) in x.chunks_exact(32).enumerate() {
-        // SAFETY: `x` has 32 values, the row's arrays block `b`.
-        unsafe {
-            let v = [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))];
-            let largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(v[0]), _mm512_abs_ps(v[1])));
-            // Below infinity in size: neither it nor NaN.
-            let finite = |v| _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(v), _mm512_set1_ps(f32::INFINITY));
-            let d = if finite(v[0]) & finite(v[1]) == 0xffff { largest / 127.0 } else { f32::NAN };
-            let inverse = _mm512_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-            let q = v.map(|v| _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v, inverse))));
-            let q = _mm256_set_m128i(q[1], q[0]);
-            _mm256_storeu_si256(row.q.cast_mut().add(b * 32).cast(), q);
-            // Sums of four, then of both halves' sixteen.
-            let fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);
-            let eights = _mm256_add_epi32(fours, _mm256_shuffle_epi32::<0b10_11_00_01>(fours));
-            let halves = _mm256_add_epi32(eights, _mm256_shuffle_epi32::<0b01_00_11_10>(eights));
-            let sums = [_mm256_extract_epi32::<0>(halves), _mm256_extract_epi32::<4>(halves)];
-            for (h, sum) in sums.iter().enumerate() {
-                *row.halves.cast_mut().add(2 * b + h) = -32 * sum;
-            }
-            let sum = sums[0] + sums[1];
-            *row.scales.cast_mut().add(b) = d;
-            *row.sums.cast_mut().add(b) = d * sum as f32;
-            *row.zero8.cast_mut().add(b) = -8 * sum;
-            *row.zero16.cast_mut().add(b) = -16 * sum;
-            *row.zero128.cast_mut().add(b) = -128 * sum;
-        }
-    }
-}

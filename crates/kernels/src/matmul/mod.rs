@@ -17,6 +17,8 @@ mod int8;
 mod int8_avx2;
 #[cfg(target_arch = "aarch64")]
 mod int8_neon;
+#[cfg(target_arch = "x86_64")]
+mod int8_round;
 mod int8_rows;
 #[cfg(target_arch = "x86_64")]
 mod int8_vnni;

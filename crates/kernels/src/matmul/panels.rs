@@ -90,14 +90,14 @@ impl Cpu {
                 }
             });
             let outs: Vec<Apart<f32>> = outs.iter_mut().map(|out| Apart(out.as_mut_ptr())).collect();
-            let tasks = tasks(weights, k);
+            let tasks = Tasks::new(weights, k);
             // With many rows it is not memory that a product waits for.
             if m <= FEW {
                 self.pool.announce(then);
             }
-            self.pool.run(tasks.len(), |task, _| {
-                let (which, panels) = &tasks[task];
-                let (w, out) = (&weights[*which], outs[*which].get());
+            self.pool.run(tasks.count, |task, _| {
+                let (which, panels) = tasks.of(task);
+                let (w, out) = (&weights[which], outs[which].get());
                 let (panel_bytes, width) = (w.format.panel_bytes(k), w.format.rows());
                 let panel = |p: usize| &w.panels[p * panel_bytes..][..panel_bytes];
                 // Tasks write separate columns, from `p * width` on.
@@ -127,15 +127,35 @@ impl Cpu {
     }
 }
 
-/// Weight and panels of each task.
-fn tasks(weights: &[Interleaved], k: usize) -> Vec<(usize, std::ops::Range<usize>)> {
-    let mut all = Vec::new();
-    for (i, w) in weights.iter().enumerate() {
-        let panels = w.n.div_ceil(w.format.rows());
-        let each = (TASK_BYTES / w.format.panel_bytes(k)).clamp(1, panels.div_ceil(16).max(1));
-        all.extend((0..panels).step_by(each).map(|p| (i, p..panels.min(p + each))));
+/// How the panels of several weights are shared out to tasks, one weight after the other.
+struct Tasks {
+    /// Of each weight: its first task, its panels, and how many of them a task has.
+    weights: Vec<(usize, usize, usize)>,
+    count: usize,
+}
+
+impl Tasks {
+    fn new(weights: &[Interleaved], k: usize) -> Tasks {
+        let mut count = 0;
+        let cut = |w: &Interleaved| {
+            let panels = w.n.div_ceil(w.format.rows());
+            let each = (TASK_BYTES / w.format.panel_bytes(k)).clamp(1, panels.div_ceil(16).max(1));
+            let first = count;
+            count += panels.div_ceil(each);
+            (first, panels, each)
+        };
+        let weights = weights.iter().map(cut).collect();
+        Tasks { weights, count }
     }
-    all
+
+    /// Weight and panels of a task.
+    fn of(&self, task: usize) -> (usize, std::ops::Range<usize>) {
+        // One without panels begins where the next one does.
+        let which = self.weights.partition_point(|(first, ..)| *first <= task) - 1;
+        let (first, panels, each) = self.weights[which];
+        let start = (task - first) * each;
+        (which, start..panels.min(start + each))
+    }
 }
 
 #[derive(Clone, Copy)]
