@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{FFN, HIDDEN, LAYERS, Place};
+use common::{FFN, HIDDEN, LAYERS, Place, until};
 
 fn plan(place: &Place, verb: &[&str], rest: &[&str]) -> serde_json::Value {
     let common = ["wide", "--data", "d.jsonl", "--max-length", "32", "--max-steps", "6", "--seed", "3"];
@@ -176,11 +176,7 @@ fn full_tuning_on_disk_gives_the_same_bytes_through_kills() {
         let mut child =
             command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
         let before = log_length(&place);
-        let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        while log_length(&place) == before && child.try_wait().unwrap().is_none() {
-            assert!(std::time::Instant::now() < limit, "the run does not begin");
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
+        until("the run begins", || log_length(&place) != before || child.try_wait().unwrap().is_some());
         std::thread::sleep(std::time::Duration::from_millis(90 * kill));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -3,9 +3,8 @@
 mod common;
 
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use common::{Place, finish};
+use common::{Place, finish, until};
 
 const TUNE: [&str; 13] = [
     "--max-length",
@@ -166,11 +165,8 @@ fn a_stopped_and_resumed_run_ends_with_the_same_bytes() {
     place.ok(&tune(&["--out", "runs/whole"]));
     let killed = place.command(&tune(&["--out", "runs/killed"])).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut killed = killed.unwrap();
-    let started = Instant::now();
     // As soon as there is something to go on from.
-    while !place.path("runs/killed/checkpoint-5").exists() && started.elapsed() < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    until("there is a checkpoint", || place.path("runs/killed/checkpoint-5").exists());
     killed.kill().unwrap();
     killed.wait().unwrap();
     let resumed = place.ok(&["tune", "--resume", "runs/killed"]);
@@ -264,10 +260,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     args.extend(["--set", "max_steps=null", "--epochs", "100000"]);
     let args: Vec<&str> = args.into_iter().filter(|a| !["--max-steps", "40"].contains(a)).collect();
     let child = place.command(&args).spawn().unwrap();
-    let started = Instant::now();
-    while !place.path("runs/c/checkpoint-5").exists() && started.elapsed() < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    until("there is a checkpoint", || place.path("runs/c/checkpoint-5").exists());
     let mut kill = std::process::Command::new("kill");
     kill.args(["-INT", &child.id().to_string()]);
     assert_eq!(finish(kill).code, Some(0));

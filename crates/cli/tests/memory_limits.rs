@@ -61,8 +61,12 @@ fn borders(place: &Place, args: &[&str]) -> bool {
     let whole = number(&just.stderr, "") + 2;
     let fits = run(place, args, whole);
     assert!(fits.code == Some(0) && !fits.streams(), "{whole} MiB: {args:?}: {}", fits.stderr);
-    // Nor is much more asked for than is taken.
-    assert!(fits.peak_bytes + 12 * MIB > whole * MIB, "{} of {whole} MiB: {args:?}", fits.peak_bytes / MIB);
+    // Nor is much more asked for than is taken. On a busy machine the last look may come before the peak: once more then.
+    let mut peaks = vec![fits.peak_bytes / MIB];
+    while peaks.len() < 5 && peaks.iter().all(|peak| peak + 12 <= whole) {
+        peaks.push(run(place, args, whole).peak_bytes / MIB);
+    }
+    assert!(peaks.iter().any(|peak| peak + 12 > whole), "{peaks:?} of {whole} MiB: {args:?}");
     assert!(run(place, args, whole - 4).streams(), "{} MiB suffice: {args:?}", whole - 4);
     true
 }

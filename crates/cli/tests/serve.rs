@@ -5,12 +5,9 @@ mod common;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStderr};
-use std::time::{Duration, Instant};
 
-use common::{Place, finish};
+use common::{PATIENCE, Place, finish, until};
 use serde_json::{Value, json};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Server {
     child: Child,
@@ -73,11 +70,7 @@ impl Server {
         let mut kill = std::process::Command::new("kill");
         kill.args(["-TERM", &self.child.id().to_string()]);
         assert_eq!(finish(kill).code, Some(0));
-        let started = Instant::now();
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(started.elapsed() < PATIENCE, "the server does not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until("the server ends", || self.child.try_wait().unwrap().is_some());
         assert!(self.child.wait().unwrap().success());
     }
 }

@@ -255,7 +255,8 @@ fn size_bombs_are_answered_at_once() {
         assert!(gguf::parse(&bomb.bytes()).is_err());
         assert!(Builder::tensors(&[("t", &[1 << 61], F32, 0)]).error().to_string().contains('t'));
     }
-    assert!(start.elapsed().as_secs_f64() < 1.0, "2,000 bombs took {:?}", start.elapsed());
+    // Milliseconds; one that is believed takes years.
+    assert!(start.elapsed().as_secs_f64() < 60.0, "2,000 bombs took {:?}", start.elapsed());
     let grown = peak_bytes() - before;
     assert!(grown < 16 << 20, "2,000 bombs took {grown} bytes");
 }

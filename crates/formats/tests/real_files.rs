@@ -127,10 +127,13 @@ fn real_files_survive_the_way_to_hugging_face_names_and_back() {
 fn opening_is_quick() {
     for name in [SMOLLM2, GEMMA3] {
         let path = asset(name);
-        open(&path).unwrap();
-        let start = std::time::Instant::now();
-        open(&path).unwrap();
-        let elapsed = start.elapsed();
+        // The quickest of some: the machine may be busy for a while, the file is as long each time.
+        let quickest = (0..8).map(|_| {
+            let start = std::time::Instant::now();
+            open(&path).unwrap();
+            start.elapsed()
+        });
+        let elapsed = quickest.min().unwrap();
         println!("{name}: {elapsed:?}");
         assert!(elapsed.as_secs_f64() < 1.0, "{name} took {elapsed:?}");
     }

@@ -150,8 +150,8 @@ fn large_forms_end_in_time() {
             Err(e) => e.to_string(),
         };
         let seconds = started.elapsed().as_secs_f64();
-        // An order of magnitude above what an idle machine needs, for one that is not.
-        assert!(seconds < 30.0, "{seconds:.1} s for {shown}: {what}");
+        // The limit is two seconds; the rest is for a machine that does other things, too.
+        assert!(seconds < 60.0, "{seconds:.1} s for {shown}: {what}");
         println!("{seconds:6.3} s {shown}: {what}");
     }
 }

@@ -207,7 +207,8 @@ mod tests {
             let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), connections).unwrap();
             let address = listener.local_addr().unwrap();
             let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok();
-            let waiting: Vec<_> = (0..connections + 2 * REFUSALS).map_while(|_| connect()).collect();
+            // A second try for whom the machine, not the queue, kept waiting.
+            let waiting: Vec<_> = (0..connections + 2 * REFUSALS).map_while(|_| connect().or_else(connect)).collect();
             let (room, found) = (connections + REFUSALS, waiting.len());
             assert!((room..=room + 2).contains(&found), "{found} wait where {room} have room");
         }

@@ -227,7 +227,7 @@ fn adapters_are_loaded_swapped_and_unloaded_under_traffic() {
             if round >= 20 && answered.iter().all(|n| n.load(Ordering::Relaxed) > 0) {
                 break;
             }
-            assert!(started.elapsed() < Duration::from_secs(60), "{answered:?}");
+            assert!(started.elapsed() < common::patience(), "{answered:?}");
             let path = if round % 2 == 0 { &two } else { &one };
             let body = json!({"lora_name": "swapped", "lora_path": path, "load_inplace": true});
             let swapped = admin(&server, "load", &body);

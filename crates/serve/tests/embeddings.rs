@@ -119,7 +119,5 @@ fn embeddings_of_many_clients_stay_apart() {
             });
         }
     });
-    while server.app().desk.busy() > 0 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    common::eventually("all places are free", || server.app().desk.busy() == 0);
 }

@@ -86,7 +86,7 @@ fn a_server_that_is_told_to_stop_finishes_what_runs() {
         (0..100).map(|seed| server.send("POST", "/v1/completions", "", &four(seed).to_string())).collect();
     eventually("the requests are in", || server.metric("vllm:num_requests_waiting") > 20.0);
     server.tell_to_stop();
-    std::thread::sleep(Duration::from_millis(200));
+    eventually("it has heard", || server.get("/health").status == 503);
     late.write_all(body.as_bytes()).unwrap();
     let late = read(late);
     assert_eq!((late.status, late.json()["error"]["code"].as_str()), (503, Some("stopping")));

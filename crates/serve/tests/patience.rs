@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use common::{Server, app_with_options, eventually, is_program, long, pick, read};
+use common::{Server, app_with_options, eventually, is_program, is_soak, long, patience, pick, read, some_try};
 use ounce_serve::{Limits, Options};
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn server(limits: Limits) -> Server {
 
 fn connect(server: &Server) -> TcpStream {
     let stream = TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(patience())).unwrap();
     stream
 }
 
@@ -31,11 +31,11 @@ fn hung_up(stream: &mut TcpStream) {
     }
 }
 
-/// A request on a connection that stays open, and its status.
+/// A request on a connection that stays open, and its status; nothing if the other side has hung up.
 fn ask(stream: &mut TcpStream, path: &str) -> String {
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
     let mut taken = [0; 4096];
-    let n = stream.read(&mut taken).unwrap();
+    let asked = stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+    let n = asked.and_then(|()| stream.read(&mut taken)).unwrap_or(0);
     String::from_utf8_lossy(&taken[..n]).split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
@@ -44,48 +44,83 @@ fn post(path: &str, length: usize) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n")
 }
 
-#[test]
-fn half_heads_are_hung_up_on_and_hold_up_nobody() {
-    let (sockets, head) = pick((200, Duration::from_millis(500)), (500, Duration::from_secs(10)));
-    let limits = Limits { head, ..Limits::default() };
-    // The program has the limits that the full numbers ask for.
-    let server = if is_program() { Server::open(2, 16, Duration::from_secs(5), &[]) } else { server(limits) };
-    let mut slow: Vec<TcpStream> = (0..sockets).map(|_| connect(&server)).collect();
+/// Whether the other side has neither said anything nor hung up.
+fn is_silent(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let silent = matches!(stream.peek(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock);
+    stream.set_nonblocking(false).unwrap();
+    silent
+}
+
+/// Connections with the beginning of a head each.
+fn half_heads(server: &Server, sockets: usize) -> Vec<TcpStream> {
+    let mut slow: Vec<TcpStream> = (0..sockets).map(|_| connect(server)).collect();
     // On a busy machine the first may be gone before the last is there.
     slow.iter_mut().for_each(|s| drop(s.write_all(b"GET /health HTTP/1.1\r\nX")));
+    slow
+}
+
+/// On the program with its own limits only, which are those of the promise.
+#[test]
+fn half_heads_are_hung_up_on() {
+    let (sockets, head) = pick((200, Duration::from_millis(500)), (500, Duration::from_secs(10)));
+    let limits = Limits { head, ..Limits::default() };
+    let server = if is_program() { Server::open(2, 16, Duration::from_secs(5), &[]) } else { server(limits) };
+    let mut slow = half_heads(&server, sockets);
     let (began, mut slowest) = (Instant::now(), Duration::ZERO);
-    while began.elapsed() < head * 2 {
+    eventually("all are hung up on", || {
         // A byte now and then buys no time.
         slow.iter_mut().for_each(|s| drop(s.write_all(b"x")));
         let asked = Instant::now();
         assert_eq!(server.get("/health").status, 200);
         slowest = slowest.max(asked.elapsed());
         std::thread::sleep(head / 10);
-    }
+        !slow.iter().any(is_silent)
+    });
     slow.iter_mut().for_each(hung_up);
-    println!("{sockets} half heads: the slowest answer beside them took {slowest:?}");
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    println!("{sockets} half heads: the slowest answer beside them took {slowest:?}, the last was gone after {:?}", began.elapsed());
+    // The promise is for a machine that does nothing else.
+    assert!(!is_soak() || slowest < Duration::from_secs(2), "{slowest:?}");
+}
+
+#[test]
+fn half_heads_hold_up_nobody() {
+    let server = server(Limits { head: 2 * patience(), ..Limits::default() });
+    let slow = half_heads(&server, 200);
+    for _ in 0..20 {
+        assert_eq!(server.get("/health").status, 200);
+    }
+    assert_eq!(server.post("/v1/completions", &json!({"prompt": "x", "max_tokens": 2})).status, 200);
+    assert!(slow.iter().all(is_silent), "who was answered meanwhile has waited for half a head");
 }
 
 #[test]
 fn silence_between_requests_has_a_limit_of_its_own() {
-    let (head, idle) = (Duration::from_millis(100), Duration::from_millis(700));
-    let server = server(Limits { head, idle, ..Limits::default() });
-    let mut stream = connect(&server);
-    assert_eq!(ask(&mut stream, "/health"), "200");
-    // Longer than a head may take, shorter than the silence.
-    std::thread::sleep(head * 3);
-    assert_eq!(ask(&mut stream, "/health"), "200");
-    let began = Instant::now();
-    hung_up(&mut stream);
-    assert!(began.elapsed() > idle / 2, "{:?}", began.elapsed());
-    // And the head of the next request has the limit of heads.
-    let mut stream = connect(&server);
-    assert_eq!(ask(&mut stream, "/health"), "200");
-    stream.write_all(b"GET /").unwrap();
-    let began = Instant::now();
-    hung_up(&mut stream);
-    assert!(began.elapsed() < idle, "{:?}", began.elapsed());
+    // Whoever wakes too late on a busy machine has more time at the next try.
+    some_try(|n| {
+        let (head, idle) = (Duration::from_millis(100) * 3u32.pow(n), Duration::from_millis(700) * 3u32.pow(n));
+        let server = server(Limits { head, idle, ..Limits::default() });
+        let mut stream = connect(&server);
+        let first = ask(&mut stream, "/health");
+        // Longer than a head may take, shorter than the silence.
+        std::thread::sleep(head * 3);
+        let second = ask(&mut stream, "/health");
+        let began = Instant::now();
+        hung_up(&mut stream);
+        let silence = began.elapsed();
+        // And the head of the next request has the limit of heads.
+        let mut stream = connect(&server);
+        let third = ask(&mut stream, "/health");
+        let _ = stream.write_all(b"GET /");
+        let began = Instant::now();
+        hung_up(&mut stream);
+        let next_head = began.elapsed();
+        let fine = [&first, &second, &third].iter().all(|status| *status == "200");
+        match fine && silence > idle / 2 && next_head < idle {
+            true => Ok(()),
+            false => Err(format!("{first} {second} {third}, then {silence:?} of {idle:?}, {next_head:?} of {head:?}")),
+        }
+    });
 }
 
 #[test]
@@ -181,35 +216,32 @@ fn large_bodies_hold_up_nobody() {
     let server = server(Limits::default());
     // Numbers by the million, which no prompt is: to see that, all of it has to be read.
     let body = format!("{{\"prompt\":{{\"a\":[{}0]}}}}", "0,".repeat(3_900_000));
-    let mut large: Vec<TcpStream> = (0..6)
-        .map(|_| {
-            let mut stream = connect(&server);
-            stream.write_all(post("/tokenize", body.len()).as_bytes()).unwrap();
-            stream.write_all(&body.as_bytes()[..body.len() - 1]).unwrap();
-            stream
-        })
-        .collect();
-    // Once they are nearly there, all become whole at once.
-    assert_eq!(server.get("/health").status, 200);
-    std::thread::sleep(Duration::from_millis(300));
-    large.iter_mut().for_each(|stream| stream.write_all(b"}").unwrap());
-    let mut answered = 0;
-    let ended = |stream: &TcpStream| {
-        stream.set_nonblocking(true).unwrap();
-        let ended = stream.peek(&mut [0]).is_ok();
-        stream.set_nonblocking(false).unwrap();
-        ended
-    };
-    while !large.iter().all(ended) {
+    some_try(|_| {
+        let mut large: Vec<TcpStream> = (0..6)
+            .map(|_| {
+                let mut stream = connect(&server);
+                stream.write_all(post("/tokenize", body.len()).as_bytes()).unwrap();
+                stream.write_all(&body.as_bytes()[..body.len() - 1]).unwrap();
+                stream
+            })
+            .collect();
+        // Once they are nearly there, all become whole at once.
         assert_eq!(server.get("/health").status, 200);
-        assert_eq!(server.post("/tokenize", &json!({"prompt": "hi"})).status, 200);
-        answered += 1;
-    }
-    // On the thread of the sockets one pair would have to wait for a body or two each time.
-    assert!(answered > 24, "{answered} pairs of small requests beside six large ones");
-    for mut stream in large {
-        let mut taken = [0; 4096];
-        let n = stream.read(&mut taken).unwrap();
-        assert!(taken[..n].starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&taken[..n]));
-    }
+        std::thread::sleep(Duration::from_millis(300));
+        large.iter_mut().for_each(|stream| stream.write_all(b"}").unwrap());
+        let mut answered = 0;
+        while large.iter().any(is_silent) {
+            assert_eq!(server.get("/health").status, 200);
+            assert_eq!(server.post("/tokenize", &json!({"prompt": "hi"})).status, 200);
+            answered += 1;
+        }
+        for mut stream in large {
+            let mut taken = [0; 4096];
+            let n = stream.read(&mut taken).unwrap();
+            assert!(taken[..n].starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&taken[..n]));
+        }
+        // On the thread of the sockets one pair would have to wait for a body or two each time.
+        let told = || format!("{answered} pairs of small requests beside six large ones");
+        if answered > 24 { Ok(()) } else { Err(told()) }
+    });
 }

@@ -193,7 +193,8 @@ impl Medium for Faulty {
     }
     fn patience(&self) -> Duration {
         match self.fault {
-            Fault::HangingWrite | Fault::HangingRead => Duration::from_millis(500),
+            // More than a busy machine lets a thread wait before it hangs.
+            Fault::HangingWrite | Fault::HangingRead => Duration::from_secs(2),
             _ => PATIENCE,
         }
     }

@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ounce_formats::{TensorData, Tensors, safetensors_file};
 
@@ -13,6 +14,18 @@ use ounce_formats::{TensorData, Tensors, safetensors_file};
 pub const LAYERS: usize = 8;
 pub const HIDDEN: usize = 256;
 pub const FFN: usize = 1024;
+
+/// Longest wait for what is to happen: only what never happens takes so long, on the busiest machine.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Waits until something holds.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
 
 /// A directory for one test: home, cache and working directory of the program.
 pub struct Place {

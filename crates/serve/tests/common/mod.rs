@@ -100,13 +100,19 @@ pub fn patience() -> Duration {
 }
 
 /// Waits until something holds; how long that took.
-pub fn eventually(what: &str, holds: impl Fn() -> bool) -> Duration {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < patience(), "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
     start.elapsed()
+}
+
+/// Tries what a busy machine may spoil now and then and a fault spoils every time; the tries are counted from 0.
+pub fn some_try(act: impl FnMut(u32) -> Result<(), String>) {
+    let failed: Vec<String> = (0..5).map(act).map_while(Result::err).collect();
+    assert!(failed.len() < 5, "no try of five: {failed:#?}");
 }
 
 /// A stream of fifty tokens.

@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn ask(pieces: Vec<(u64, String)>) -> Outcome {
-        Client::new(&server(pieces), None, 1, Duration::from_secs(5)).ask("x")
+        Client::new(&server(pieces), None, 1, Duration::from_secs(60)).ask("x")
     }
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n";
@@ -200,14 +200,23 @@ mod tests {
     #[test]
     fn times_are_those_of_the_pieces() {
         let usage = json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 5}});
-        let mut pieces = vec![(30, HEAD.to_owned()), (30, event("")), (60, event("a"))];
-        pieces.extend((0..4).map(|_| (25, event("b"))));
-        pieces.push((50, format!("data: {usage}\n\ndata: [DONE]\n\n")));
-        let Outcome::Done(times) = ask(pieces) else { panic!() };
-        assert_eq!((times.prompt_tokens, times.tokens), (9, 5));
-        let near = |found: f64, wanted: f64| found >= wanted && found < wanted + 0.1;
-        assert!(near(times.first_s, 0.120) && near(times.last_s, 0.220) && near(times.end_s, 0.270), "{times:?}");
-        assert!(near(times.per_token_s().unwrap(), 0.025 - 0.005), "{times:?}");
+        // A busy machine makes one answer late, a fault each of them.
+        let mut late = Vec::new();
+        while late.len() < 10 {
+            let mut pieces = vec![(30, HEAD.to_owned()), (30, event("")), (60, event("a"))];
+            pieces.extend((0..4).map(|_| (25, event("b"))));
+            pieces.push((50, format!("data: {usage}\n\ndata: [DONE]\n\n")));
+            let Outcome::Done(times) = ask(pieces) else { panic!() };
+            assert_eq!((times.prompt_tokens, times.tokens), (9, 5));
+            let near = |found: f64, wanted: f64| found >= wanted && found < wanted + 0.1;
+            let per_token_s = times.per_token_s().unwrap();
+            let all = [(times.first_s, 0.120), (times.last_s, 0.220), (times.end_s, 0.270), (per_token_s, 0.025 - 0.005)];
+            if all.into_iter().all(|(found, wanted)| near(found, wanted)) {
+                return;
+            }
+            late.push(times);
+        }
+        panic!("{late:?}");
     }
 
     #[test]
