@@ -76,10 +76,12 @@ impl CliError {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge
         );
         let code = if full { &codes::DISK_FULL } else { &codes::WRITE };
-        CliError::new(code, format!("cannot write {}", path.display())).detail(reason(error)).help(match full {
-            true => "make room on this disk and run the same command again",
-            false => "choose a place that you may write to",
-        })
+        let help = match error.kind() {
+            _ if full => "make room on this disk and run the same command again",
+            std::io::ErrorKind::TimedOut => "see to the disk and run the same command again",
+            _ => "choose a place that you may write to",
+        };
+        CliError::new(code, format!("cannot write {}", path.display())).detail(reason(error)).help(help)
     }
 
     /// The text for a person.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ounce_formats::hf::{self, Companions};
 use ounce_formats::save::Info;
+use ounce_formats::vfs::Disk;
 use ounce_formats::{Checkpoint, Kind, TensorData, config, gguf, tokenizer};
 use ounce_spec::DType;
 use ounce_tensor::kernels::{bf16, f16, quant};
@@ -72,7 +73,7 @@ impl Export<'_> {
                     None => Companions { source: Some(self.checkpoint.path.clone()), keep_config: true, files: vec![] },
                     Some(metadata) => self.companions(metadata, &mut losses),
                 };
-                hf::write_model(&self.out, &self.checkpoint.config, &infos, &mut bytes_of, &companions)
+                hf::write_model(&Disk, &self.out, &self.checkpoint.config, &infos, &mut bytes_of, &companions)
                     .map_err(write_error)?;
             }
         }

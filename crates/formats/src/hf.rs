@@ -14,6 +14,7 @@ use crate::{
     checkpoint::is_conv1d,
     config, safetensors_file,
     save::{BytesOf, Info, check_infos, write_bytes},
+    vfs::{Disk, Vfs, make_dir},
 };
 
 /// Most bytes of tensors in one file.
@@ -52,16 +53,17 @@ pub struct Companions {
 /// shapes (gpt2's linear weights `[n_out, n_in]`; they are transposed here). `config.json` is written last: a directory
 /// that has one is whole.
 pub fn write_model<'a>(
+    vfs: &dyn Vfs,
     dir: &Path,
     config: &ModelConfig,
     infos: &[Info],
     bytes_of: &mut BytesOf<'_, 'a>,
     companions: &Companions,
 ) -> Result<(), WriteError> {
-    write_sharded(dir, config, infos, bytes_of, companions, SHARD_BYTES)
+    write_sharded(vfs, dir, config, infos, bytes_of, companions, SHARD_BYTES)
 }
 
-/// As [`write_model`], with tensors that are in memory.
+/// As [`write_model`], with tensors that are in memory, and on the real disk.
 pub fn write_tensors(
     dir: &Path,
     config: &ModelConfig,
@@ -76,11 +78,12 @@ pub fn write_tensors(
         Some(tensor) => Ok((&*tensor.bytes).into()),
         None => Err("it is not there".into()),
     };
-    write_model(dir, config, &infos, &mut bytes_of, companions)
+    write_model(&Disk, dir, config, &infos, &mut bytes_of, companions)
 }
 
 /// As [`write_model`], with files of at most `shard_bytes` of tensors (one tensor at least).
 pub fn write_sharded<'a>(
+    vfs: &dyn Vfs,
     dir: &Path,
     config: &ModelConfig,
     infos: &[Info],
@@ -91,7 +94,7 @@ pub fn write_sharded<'a>(
     check_infos(dir, infos)?;
     let refuse = |problems| WriteError::Problems { path: dir.join("config.json"), problems };
     let text = config_text(config, infos, companions).map_err(refuse)?;
-    std::fs::create_dir_all(dir).map_err(|source| WriteError::io(dir, source))?;
+    make_dir(vfs, dir).map_err(|source| WriteError::io(dir, source))?;
 
     let gpt2 = config.model_type == "gpt2";
     let turned = |info: &Info| gpt2 && is_conv1d(&info.name) && info.shape.len() == 2;
@@ -123,14 +126,15 @@ pub fn write_sharded<'a>(
         }
         bytes_of(&info)
     };
-    let written = write_weights(dir, &stored, &mut bytes_of_stored, shard_bytes)?;
-    remove_stale_weights(dir, &written)?;
-    write_companions(dir, companions)?;
-    write_bytes(&dir.join("config.json"), text.as_bytes())
+    let written = write_weights(vfs, dir, &stored, &mut bytes_of_stored, shard_bytes)?;
+    remove_stale_weights(vfs, dir, &written)?;
+    write_companions(vfs, dir, companions)?;
+    write_bytes(vfs, &dir.join("config.json"), text.as_bytes())
 }
 
 /// Weights in one file, or in several with an index; the names of the files.
 fn write_weights<'a>(
+    vfs: &dyn Vfs,
     dir: &Path,
     infos: &[Info],
     bytes_of: &mut BytesOf<'_, 'a>,
@@ -149,29 +153,30 @@ fn write_weights<'a>(
         total += size;
     }
     if let [only] = &shards[..] {
-        safetensors_file::write_file(&dir.join(safetensors_file::SINGLE), only, bytes_of)?;
+        safetensors_file::write_file(vfs, &dir.join(safetensors_file::SINGLE), only, bytes_of)?;
         return Ok(vec![safetensors_file::SINGLE.into()]);
     }
     let (mut map, mut written) = (Map::new(), vec![safetensors_file::INDEX.to_owned()]);
     for (i, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-        safetensors_file::write_file(&dir.join(&name), shard, bytes_of)?;
+        safetensors_file::write_file(vfs, &dir.join(&name), shard, bytes_of)?;
         map.extend(shard.iter().map(|info| (info.name.clone(), Value::from(name.as_str()))));
         written.push(name);
     }
     let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
-    write_bytes(&dir.join(safetensors_file::INDEX), format!("{index:#}\n").as_bytes())?;
+    write_bytes(vfs, &dir.join(safetensors_file::INDEX), format!("{index:#}\n").as_bytes())?;
     Ok(written)
 }
 
 /// Removes weights that an earlier save left in the directory and that readers would take for the new ones'.
-fn remove_stale_weights(dir: &Path, written: &[String]) -> Result<(), WriteError> {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
+fn remove_stale_weights(vfs: &dyn Vfs, dir: &Path, written: &[String]) -> Result<(), WriteError> {
+    let entries = vfs.list(dir).map_err(|source| WriteError::io(dir, source))?;
+    for name in entries.into_iter().map(|entry| entry.name) {
         let shard = name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors");
         let weights = shard || name == safetensors_file::SINGLE || name == safetensors_file::INDEX;
         if weights && !written.contains(&name) {
-            std::fs::remove_file(entry.path()).map_err(|source| WriteError::io(&entry.path(), source))?;
+            let path = dir.join(name);
+            vfs.remove_file(&path).map_err(|source| WriteError::io(&path, source))?;
         }
     }
     Ok(())
@@ -196,14 +201,14 @@ fn config_text(config: &ModelConfig, infos: &[Info], companions: &Companions) ->
     Ok(format!("{:#}\n", Value::Object(json)))
 }
 
-fn write_companions(dir: &Path, companions: &Companions) -> Result<(), WriteError> {
+fn write_companions(vfs: &dyn Vfs, dir: &Path, companions: &Companions) -> Result<(), WriteError> {
     let given = |name: &str| companions.files.iter().any(|(file, _)| file == name);
     if let Some(source) = &companions.source {
         for name in COMPANIONS.into_iter().filter(|name| !given(name)) {
             let from = source.join(name);
             if from.is_file() && from != dir.join(name) {
                 let bytes = std::fs::read(&from).map_err(|source| WriteError::io(&from, source))?;
-                write_bytes(&dir.join(name), &bytes)?;
+                write_bytes(vfs, &dir.join(name), &bytes)?;
             }
         }
     }
@@ -212,7 +217,7 @@ fn write_companions(dir: &Path, companions: &Companions) -> Result<(), WriteErro
             let problems = vec![format!("{name:?} is not a plain file name")];
             return Err(WriteError::Problems { path: dir.into(), problems });
         }
-        write_bytes(&dir.join(name), bytes)?;
+        write_bytes(vfs, &dir.join(name), bytes)?;
     }
     Ok(())
 }

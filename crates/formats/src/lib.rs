@@ -30,6 +30,7 @@ pub mod template;
 pub mod tensors;
 pub mod tokenizer;
 pub mod units;
+pub mod vfs;
 
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, Kind, open};

@@ -14,6 +14,7 @@ use crate::{
     checkpoint::read_text,
     safetensors_file,
     save::{Info, WriteError, write_bytes},
+    vfs::{Vfs, make_dir},
 };
 
 pub use pattern::Pattern;
@@ -332,26 +333,35 @@ pub fn tensor_problems(config: &AdapterConfig, tensors: &Tensors) -> Vec<String>
 
 /// Writes an adapter directory: weights first, the configuration last, so that a directory with a configuration is
 /// whole. `readme` is the text below the README's front matter.
-pub fn write_adapter(dir: &Path, config: &AdapterConfig, tensors: &Tensors, readme: &str) -> Result<(), WriteError> {
+///
+/// # Errors
+/// A configuration or tensors that are no adapter's, all that is wrong with them; those of `vfs`.
+pub fn write_adapter(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    config: &AdapterConfig,
+    tensors: &Tensors,
+    readme: &str,
+) -> Result<(), WriteError> {
     let mut problems = config.problems();
     problems.extend(tensor_problems(config, tensors));
     if !problems.is_empty() {
         return Err(WriteError::Problems { path: dir.into(), problems });
     }
-    std::fs::create_dir_all(dir).map_err(|source| WriteError::io(dir, source))?;
+    make_dir(vfs, dir).map_err(|source| WriteError::io(dir, source))?;
     let infos: Vec<Info> = tensors
         .iter()
         .map(|(name, tensor)| Info { name: name.into(), dtype: tensor.dtype, shape: tensor.shape.clone() })
         .collect();
-    safetensors_file::write_file(&dir.join(WEIGHTS), &infos, &mut |info| match tensors.get(&info.name) {
+    safetensors_file::write_file(vfs, &dir.join(WEIGHTS), &infos, &mut |info| match tensors.get(&info.name) {
         Some(tensor) => Ok((&*tensor.bytes).into()),
         None => Err("it is not there".into()),
     })?;
-    write_bytes(&dir.join("README.md"), front_matter(config, readme).as_bytes())?;
+    write_bytes(vfs, &dir.join("README.md"), front_matter(config, readme).as_bytes())?;
     let path: PathBuf = dir.join(CONFIG);
     let text = serde_json::to_string_pretty(config)
         .map_err(|error| WriteError::Problems { path: path.clone(), problems: vec![error.to_string()] })?;
-    write_bytes(&path, (text + "\n").as_bytes())
+    write_bytes(vfs, &path, (text + "\n").as_bytes())
 }
 
 /// The README: front matter as the hub reads it, then `text`.

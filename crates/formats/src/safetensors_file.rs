@@ -14,6 +14,7 @@ use crate::{
     Bytes, OpenError, TensorData, Tensors,
     hub::plain_file_name,
     save::{AtomicFile, BytesOf, Info, WriteError, check_infos, write_tensors},
+    vfs::{Disk, Vfs},
 };
 
 /// The single file of a model directory.
@@ -129,7 +130,12 @@ fn missing_weights(dir: &Path) -> String {
 
 /// Writes one file with `{"format": "pt"}` as metadata, asking `bytes_of` for each tensor's bytes in turn: f32 first, so
 /// that each tensor is aligned to its elements. The file appears under its name when it is whole.
-pub fn write_file<'a>(path: &Path, infos: &[Info], bytes_of: &mut BytesOf<'_, 'a>) -> Result<(), WriteError> {
+pub fn write_file<'a>(
+    vfs: &dyn Vfs,
+    path: &Path,
+    infos: &[Info],
+    bytes_of: &mut BytesOf<'_, 'a>,
+) -> Result<(), WriteError> {
     check_infos(path, infos)?;
     let mut infos = infos.to_vec();
     infos.sort_by_key(|info| std::cmp::Reverse(info.dtype.block_bytes()));
@@ -158,7 +164,7 @@ pub fn write_file<'a>(path: &Path, infos: &[Info], bytes_of: &mut BytesOf<'_, 'a
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     // Spaces up to a multiple of our own alignment, so that a mapped file gives aligned weights.
     header.resize((8 + header.len()).next_multiple_of(crate::bytes::ALIGNMENT) - 8, b' ');
-    let mut file = AtomicFile::create(path)?;
+    let mut file = AtomicFile::create(vfs, path)?;
     file.write_all(&(header.len() as u64).to_le_bytes())
         .and_then(|()| file.write_all(&header))
         .map_err(|source| WriteError::io(path, source))?;
@@ -166,13 +172,13 @@ pub fn write_file<'a>(path: &Path, infos: &[Info], bytes_of: &mut BytesOf<'_, 'a
     file.finish()
 }
 
-/// As [`write_file`], with tensors that are in memory.
+/// As [`write_file`], with tensors that are in memory, and on the real disk.
 pub fn write(path: &Path, tensors: &Tensors) -> Result<(), WriteError> {
     let infos: Vec<Info> = tensors
         .iter()
         .map(|(name, tensor)| Info { name: name.into(), dtype: tensor.dtype, shape: tensor.shape.clone() })
         .collect();
-    write_file(path, &infos, &mut |info| match tensors.get(&info.name) {
+    write_file(&Disk, path, &infos, &mut |info| match tensors.get(&info.name) {
         Some(tensor) => Ok((&*tensor.bytes).into()),
         None => Err("it is not there".into()),
     })

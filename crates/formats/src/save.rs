@@ -1,15 +1,16 @@
 //! Files that are whole or not there: written beside their place, synced, renamed, and the directory synced. It knows
-//! no format.
+//! no format, and what lies below [`Vfs`] neither.
 
 use std::{
     borrow::Cow,
-    fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use ounce_spec::DType;
+
+use crate::vfs::{Vfs, VfsFile};
 
 /// Why a file could not be written. Nothing is left behind, and a file that was there before is untouched.
 #[derive(Debug, thiserror::Error)]
@@ -54,15 +55,19 @@ impl Info {
 pub type BytesOf<'s, 'a> = dyn FnMut(&Info) -> Result<Cow<'a, [u8]>, Box<dyn std::error::Error + Send + Sync>> + 's;
 
 /// A file under construction. Dropping it unfinished removes it.
-pub struct AtomicFile {
+pub struct AtomicFile<'v> {
+    vfs: &'v dyn Vfs,
     temporary: PathBuf,
     path: PathBuf,
-    file: Option<BufWriter<File>>,
+    file: Option<BufWriter<Box<dyn VfsFile>>>,
 }
 
-impl AtomicFile {
+impl<'v> AtomicFile<'v> {
     /// Starts a file that will be `path`. Its directory must exist.
-    pub fn create(path: &Path) -> Result<Self, WriteError> {
+    ///
+    /// # Errors
+    /// The path names no file; those of `vfs`.
+    pub fn create(vfs: &'v dyn Vfs, path: &Path) -> Result<Self, WriteError> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = path.file_name().ok_or_else(|| {
             WriteError::io(path, io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))
@@ -70,8 +75,8 @@ impl AtomicFile {
         let mut temporary = name.to_owned();
         temporary.push(format!(".tmp-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         let temporary = path.with_file_name(temporary);
-        let file = File::create_new(&temporary).map_err(|source| WriteError::io(&temporary, source))?;
-        Ok(AtomicFile { temporary, path: path.into(), file: Some(BufWriter::with_capacity(1 << 20, file)) })
+        let file = vfs.create(&temporary).map_err(|source| WriteError::io(&temporary, source))?;
+        Ok(AtomicFile { vfs, temporary, path: path.into(), file: Some(BufWriter::with_capacity(1 << 20, file)) })
     }
 
     /// Makes the file durable and visible under its name.
@@ -81,17 +86,17 @@ impl AtomicFile {
         let result = writer
             .into_inner()
             .map_err(io::IntoInnerError::into_error)
-            .and_then(|file| file.sync_all())
-            .and_then(|()| fs::rename(&self.temporary, &self.path))
-            .and_then(|()| sync_directory(&self.path));
+            .and_then(|mut file| file.sync())
+            .and_then(|()| self.vfs.rename(&self.temporary, &self.path))
+            .and_then(|()| self.vfs.sync_dir(self.path.parent().unwrap_or(Path::new(""))));
         if result.is_err() {
-            let _ = fs::remove_file(&self.temporary);
+            let _ = self.vfs.remove_file(&self.temporary);
         }
         result.map_err(io)
     }
 }
 
-impl Write for AtomicFile {
+impl Write for AtomicFile<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.file {
             Some(file) => file.write(bytes),
@@ -104,30 +109,27 @@ impl Write for AtomicFile {
     }
 }
 
-impl Drop for AtomicFile {
+impl Drop for AtomicFile<'_> {
     fn drop(&mut self) {
         if self.file.take().is_some() {
-            let _ = fs::remove_file(&self.temporary);
+            let _ = self.vfs.remove_file(&self.temporary);
         }
     }
 }
 
-/// Makes the entry of `path` in its directory durable.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if cfg!(unix) { File::open(parent)?.sync_all() } else { Ok(()) }
-}
-
 /// Writes a small file whole.
-pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    let mut file = AtomicFile::create(path)?;
+///
+/// # Errors
+/// As of [`AtomicFile`].
+pub fn write_bytes(vfs: &dyn Vfs, path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    let mut file = AtomicFile::create(vfs, path)?;
     file.write_all(bytes).map_err(|source| WriteError::io(path, source))?;
     file.finish()
 }
 
 /// Writes the tensors of `infos` one after the other, each followed by zeros up to a multiple of `alignment`.
 pub(crate) fn write_tensors<'a>(
-    file: &mut AtomicFile,
+    file: &mut AtomicFile<'_>,
     infos: &[Info],
     alignment: usize,
     bytes_of: &mut BytesOf<'_, 'a>,
@@ -170,18 +172,20 @@ pub(crate) fn check_infos(path: &Path, infos: &[Info]) -> Result<(), WriteError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vfs::Disk;
+    use std::fs;
 
     #[test]
     fn an_unfinished_file_leaves_the_old_one_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        write_bytes(&path, b"old").unwrap();
-        let mut file = AtomicFile::create(&path).unwrap();
+        write_bytes(&Disk, &path, b"old").unwrap();
+        let mut file = AtomicFile::create(&Disk, &path).unwrap();
         file.write_all(b"new").unwrap();
         drop(file);
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        write_bytes(&path, b"new").unwrap();
+        write_bytes(&Disk, &path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

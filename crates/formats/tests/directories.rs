@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fs, path::Path};
 
+use ounce_formats::vfs::Disk;
 use ounce_formats::{
     Bytes, Kind, TensorData, Tensors, config,
     gguf::{self, Array, Metadata, Strings, Value},
@@ -184,7 +185,7 @@ fn large_models_are_written_in_several_files() {
     let dir = tempfile::tempdir().unwrap();
     let mut bytes_of = |info: &Info| Ok(Cow::Borrowed(&*tensors.get(&info.name).unwrap().bytes));
     let companions = hf::Companions { files: vec![("tokenizer.json".into(), b"{}".to_vec())], ..Default::default() };
-    hf::write_sharded(dir.path(), &config, &infos(&tensors), &mut bytes_of, &companions, 300).unwrap();
+    hf::write_sharded(&Disk, dir.path(), &config, &infos(&tensors), &mut bytes_of, &companions, 300).unwrap();
     let index = fs::read_to_string(dir.path().join("model.safetensors.index.json")).unwrap();
     let map = safetensors_file::parse_index(&index).unwrap();
     assert_eq!(map.len(), tensors.len());
@@ -295,7 +296,7 @@ fn adapter() -> (peft::AdapterConfig, Tensors) {
 fn adapters_are_written_and_read_again() {
     let (config, tensors) = adapter();
     let dir = tempfile::tempdir().unwrap();
-    peft::write_adapter(dir.path(), &config, &tensors, "Tuned for a test.").unwrap();
+    peft::write_adapter(&Disk, dir.path(), &config, &tensors, "Tuned for a test.").unwrap();
     let (read, weights) = peft::read_adapter(dir.path()).unwrap();
     assert_eq!(read, config);
     assert_same(&weights, &tensors, "adapter");
@@ -341,7 +342,7 @@ fn what_an_adapter_cannot_be_is_said_at_once() {
     let a = peft::key("model.layers.1.mlp.down_proj", peft::Side::A);
     tensors.insert(a.clone(), TensorData::from_f32(vec![5, 1], &[0.0; 5]));
     let dir = tempfile::tempdir().unwrap();
-    let text = peft::write_adapter(dir.path(), &config, &tensors, "").unwrap_err().to_string();
+    let text = peft::write_adapter(&Disk, dir.path(), &config, &tensors, "").unwrap_err().to_string();
     for part in ["3 problems", "q_proj.lora_B.weight: missing", "lm_head.weight is not a LoRA tensor", "[5, 1]"] {
         assert!(text.contains(part), "{part} in\n{text}");
     }

@@ -252,7 +252,8 @@ mod tests {
         });
         let taken = told.recv().unwrap();
         let fine = lived_without >= stall && lived_without < hold && lived_slowly > stall && taken >= bytes;
-        let held = format!("{stall:?} to stall: {lived_without:?} and {lived_slowly:?}, in which {taken} bytes were taken");
+        let held =
+            format!("{stall:?} to stall: {lived_without:?} and {lived_slowly:?}, in which {taken} bytes were taken");
         if fine { Ok(()) } else { Err(held) }
     }
 }

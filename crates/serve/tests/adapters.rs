@@ -43,7 +43,7 @@ fn config() -> AdapterConfig {
 }
 
 fn write(dir: &Path, seed: u64) -> PathBuf {
-    peft::write_adapter(dir, &config(), &tensors(seed), "").unwrap();
+    peft::write_adapter(&ounce_formats::vfs::Disk, dir, &config(), &tensors(seed), "").unwrap();
     dir.to_owned()
 }
 

@@ -32,12 +32,17 @@ fn each_request_leaves_a_line_without_its_words() {
     common::read(server.send("POST", "/v1/completions", key, &stream.to_string()));
     common::read(server.send("POST", "/v1/completions", "", &body.to_string()));
     common::read(server.send("GET", "/secret/path?secret=1", key, ""));
-    // One that leaves in the middle.
-    let mut left = server.send("POST", "/v1/completions", key, &four(0).to_string());
-    let _ = left.read(&mut [0; 10]);
-    drop(left);
-    eventually("five lines", || lines(&path).len() == 5);
-    let lines = lines(&path);
+    // One that leaves in the middle; on a busy machine it may be late, and another has to.
+    common::some_try(|n| {
+        let mut left = server.send("POST", "/v1/completions", key, &four(0).to_string());
+        let _ = left.read(&mut [0; 10]);
+        drop(left);
+        eventually("a line more", || lines(&path).len() == 5 + n as usize);
+        let last = lines(&path).pop().unwrap();
+        if last["complete"] == false { Ok(()) } else { Err(last.to_string()) }
+    });
+    let mut lines = lines(&path);
+    lines.drain(4..lines.len() - 1);
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(!text.contains("secret") && !text.contains("k1"), "{text}");
     let fields = |line: &Value| {

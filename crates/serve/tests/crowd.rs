@@ -120,8 +120,9 @@ fn four_times_too_much_work_costs_little_of_what_gets_done() {
             (overload, refusals) = (overload + served, refusals + refused);
         }
         let share = f64::from(overload as u32) / f64::from(peak as u32);
-        let told =
-            format!("at the limit {peak} answers, at four times the load {overload} ({share:.2}) and {refusals} refusals");
+        let told = format!(
+            "at the limit {peak} answers, at four times the load {overload} ({share:.2}) and {refusals} refusals"
+        );
         println!("{told}");
         if refusals > 0 && share > if is_soak() { 0.9 } else { 0.7 } { Ok(()) } else { Err(told) }
     });

@@ -204,7 +204,8 @@ fn forms_that_take_long_hold_nobody_up() {
         });
         let took = began.elapsed();
         let forms = 2 * hostile.len();
-        let told = format!("{forms} hostile forms in {took:?}: {health} answers of health and {texts} texts beside them");
+        let told =
+            format!("{forms} hostile forms in {took:?}: {health} answers of health and {texts} texts beside them");
         println!("{told}");
         // Were a form compiled by either thread, some dozen of each would come between two forms.
         let enough = took > Duration::from_millis(500) && health > 200 && texts > 100;

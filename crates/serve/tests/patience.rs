@@ -78,7 +78,10 @@ fn half_heads_are_hung_up_on() {
         !slow.iter().any(is_silent)
     });
     slow.iter_mut().for_each(hung_up);
-    println!("{sockets} half heads: the slowest answer beside them took {slowest:?}, the last was gone after {:?}", began.elapsed());
+    println!(
+        "{sockets} half heads: the slowest answer beside them took {slowest:?}, the last was gone after {:?}",
+        began.elapsed()
+    );
     // The promise is for a machine that does nothing else.
     assert!(!is_soak() || slowest < Duration::from_secs(2), "{slowest:?}");
 }

@@ -103,8 +103,8 @@ impl Run<'_> {
         }
         checkpoint::sweep(self.vfs, self.dir)?;
         let mut reporter = match resume {
-            true => Reporter::resume(self.dir, progress.log_bytes)?,
-            false => Reporter::create(self.dir)?,
+            true => Reporter::resume(self.vfs, self.dir, progress.log_bytes)?,
+            false => Reporter::create(self.vfs, self.dir)?,
         };
         let start = self.start_event(progress.step, steps);
         if progress.step > 0 {

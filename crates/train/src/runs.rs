@@ -143,7 +143,7 @@ mod tests {
     use crate::report::Reporter;
 
     fn run(dir: &Path, losses: &[f64], end: Option<EndReason>) {
-        let mut reporter = Reporter::create(dir).unwrap();
+        let mut reporter = Reporter::create(&crate::vfs::Disk, dir).unwrap();
         let steps = 20;
         reporter.on_event(&Event::Start { step: 0, steps, epoch_steps: 20, trainable: 1, total_params: 2 }).unwrap();
         for (i, &loss) in losses.iter().enumerate() {

@@ -1,11 +1,16 @@
-//! A disk that does not answer: whichever file operation of a run it hangs in, the run ends with an error that says so, soon after
-//! the patience is over; the last good checkpoint is as it was, and a new process goes on from it.
+//! A disk that does not answer: whichever file operation of a run it hangs in, be it of a checkpoint, of the log or of what the run
+//! leaves, the run ends with an error that says so, soon after the patience is over; the last good checkpoint is as it was, and a
+//! new process goes on from it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use faults::{Fault, Faulty, Memory};
+use ounce_formats::peft::{self, AdapterConfig};
+use ounce_formats::{TensorData, Tensors};
+use ounce_spec::Event;
 use ounce_train::checkpoint::{CheckpointError, Snapshot, load_latest, save};
+use ounce_train::report::Reporter;
 use ounce_train::vfs::{Disk, Patient, Vfs};
 use tiny::{Case, device, run_dir};
 
@@ -68,6 +73,54 @@ fn nobody_waits_for_the_same_disk_twice() {
     };
     let quickest = std::iter::repeat_with(removal).take(10).min().unwrap();
     assert!(quickest < PATIENCE / 4, "{quickest:?}");
+}
+
+/// Does `work` on a disk that hangs at its first operation, its second and so on to the last; every time it ends with an error that
+/// names a file of the directory, the patience and the disk.
+fn hangs_anywhere(dir: &Path, work: impl Fn(&dyn Vfs) -> Result<(), String>) {
+    const PATIENCE: Duration = Duration::from_millis(60);
+    let start = Memory::new();
+    start.create_dir(Path::new("runs")).unwrap();
+    let counting = Faulty::new(start.fork(), usize::MAX, Fault::Hang);
+    work(&Patient::new(counting.clone()).unwrap()).unwrap();
+    assert!(counting.count() > 8, "{}", counting.count());
+    for at in 0..counting.count() {
+        let patient = Patient::with_patience(Faulty::new(start.fork(), at, Fault::Hang), PATIENCE).unwrap();
+        let error = work(&patient).expect_err("it hangs");
+        for part in [dir.to_str().unwrap(), "asked for the ", "the disk has not answered for 6"] {
+            assert!(error.contains(part), "operation {at}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_log_whose_disk_hangs_says_so() {
+    let dir = Path::new("runs/a");
+    hangs_anywhere(dir, |vfs| {
+        let events = |reporter: &mut Reporter| {
+            reporter.on_event(&Event::Eval { step: 1, loss: 2.0, tokens: 3, best: true })?;
+            reporter.on_event(&Event::Checkpoint { step: 1, path: "runs/a/checkpoint-1".into() })?;
+            reporter.sync()
+        };
+        let length = Reporter::create(vfs, dir).and_then(|mut log| events(&mut log)).map_err(|e| e.to_string())?;
+        let resumed = Reporter::resume(vfs, dir, length).and_then(|mut log| {
+            events(&mut log)?;
+            log.finish(serde_json::json!({"loss": 2.0}))
+        });
+        resumed.map_err(|e| e.to_string())
+    });
+}
+
+#[test]
+fn an_adapter_whose_disk_hangs_says_so() {
+    let dir = Path::new("runs/a");
+    let config = AdapterConfig::lora("tiny", 2, 4.0, vec!["q_proj".into()]);
+    let mut tensors = Tensors::new();
+    for (name, shape) in [("lora_A", [2, 8]), ("lora_B", [8, 2])] {
+        let name = format!("base_model.model.model.layers.0.self_attn.q_proj.{name}.weight");
+        tensors.insert(name, TensorData::from_f32(shape.to_vec(), &[0.5; 16]));
+    }
+    hangs_anywhere(dir, |vfs| peft::write_adapter(vfs, dir, &config, &tensors, "tuned").map_err(|e| e.to_string()));
 }
 
 #[test]

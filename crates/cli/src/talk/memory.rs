@@ -38,6 +38,13 @@ pub struct Candidate<'a> {
     pub device: &'a Device,
 }
 
+/// A candidate on the dry device.
+struct Dry {
+    device: Device,
+    model: Model,
+    draft: Option<Model>,
+}
+
 /// Memory at the peak, by what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
@@ -80,11 +87,17 @@ impl Candidate<'_> {
         for checkpoint in [Some(self.checkpoint), self.draft].into_iter().flatten() {
             checkpoint.tensors.iter().for_each(|(_, tensor)| tensor.bytes.forget());
         }
-        let here = self.need(false)?;
+        let mut dry = self.made_dry()?;
+        let here = self.need(&dry, None)?;
         if here.total() <= limit_bytes {
             return Ok((Place::InMemory, here));
         }
-        let away = self.need(true)?;
+        // The same model once more, without what its passes have left.
+        let stays = dry.model.unstreamable_bytes(self.checkpoint);
+        dry.model.stream(&dry.device, self.checkpoint).map_err(|e| CliError::of(&codes::READ, &e))?;
+        dry.device.arena().trim();
+        dry.device.arena().reset_peak();
+        let away = self.need(&dry, Some(stays))?;
         if away.total() <= limit_bytes {
             let (needed, limit) = (units::bytes(here.total()), units::bytes(limit_bytes));
             let why = format!(
@@ -107,36 +120,36 @@ impl Candidate<'_> {
         Err(error.help("or a smaller or quantised model"))
     }
 
-    /// The most that the process has at once, with weights in memory or `streamed`.
-    fn need(&self, streamed: bool) -> Result<Need> {
-        let (dry, settings) = (Device::dry(), self.settings);
-        let read = |e| CliError::of(&codes::READ, &e);
-        let mut model = Model::load(&dry, self.checkpoint, settings.context).map_err(model_error)?;
+    fn made_dry(&self) -> Result<Dry> {
+        let (device, context) = (Device::dry(), self.settings.context);
+        let mut model = Model::load(&device, self.checkpoint, context).map_err(model_error)?;
         if let Some(dir) = self.adapter {
-            attach(&mut model, &dry, dir)?;
+            attach(&mut model, &device, dir)?;
         }
-        let (mut in_place, panels) = match streamed {
-            true => {
-                let stays = model.unstreamable_bytes(self.checkpoint);
-                model.stream(&dry, self.checkpoint).map_err(|e| CliError::of(&codes::READ, &e))?;
-                (stays, None)
-            }
-            false => self.laid_out(&dry, &model, settings.int8),
+        let draft = self.draft.map(|draft| Model::load(&device, draft, context)).transpose().map_err(model_error)?;
+        Ok(Dry { device, model, draft })
+    }
+
+    /// The most that the process has at once; with weights that are streamed, but for `stays` bytes of them.
+    fn need(&self, Dry { device: dry, model, draft }: &Dry, stays: Option<usize>) -> Result<Need> {
+        let (draft, settings) = (draft.as_ref(), self.settings);
+        let read = |e| CliError::of(&codes::READ, &e);
+        let (mut in_place, panels) = match stays {
+            Some(stays) => (stays, None),
+            None => self.laid_out(dry, model, settings.int8),
         };
         if self.uses.likelihoods && panels.is_some() {
             // Exact products read weights as they are stored.
-            in_place = stored_bytes(&model);
+            in_place = stored_bytes(model);
         }
-        let draft =
-            self.draft.map(|draft| Model::load(&dry, draft, settings.context)).transpose().map_err(model_error)?;
-        let (beside, _panels) = draft.as_ref().map_or((0, None), |draft| self.laid_out(&dry, draft, true));
+        let (beside, _panels) = draft.map_or((0, None), |draft| self.laid_out(dry, draft, true));
         let mut cache = None;
         if let Some(asks) = self.uses.answers {
-            settings.rehearse(&dry, &model, draft.as_ref(), asks).map_err(read)?;
-            cache = Some(Kv::new(&dry, &model.config, settings.cache, settings.blocks()));
+            settings.rehearse(dry, model, draft, asks).map_err(read)?;
+            cache = Some(Kv::new(dry, &model.config, settings.cache, settings.blocks()));
         }
         if self.uses.likelihoods {
-            likelihood::rehearse(&dry, &model, settings.context.min(model.context)).map_err(read)?;
+            likelihood::rehearse(dry, model, settings.context.min(model.context)).map_err(read)?;
         }
         drop((panels, cache));
         let (counted, threads) = (dry.memory(), self.device.processor().map_or(1, |cpu| cpu.threads()));

@@ -13,7 +13,7 @@ use ounce_spec::plan::Residency;
 use ounce_spec::{Plan, Recipe};
 use ounce_train::report::{METRICS, Reporter, SUMMARY, braille};
 use ounce_train::state::StateError;
-use ounce_train::vfs::{Disk, Patient};
+use ounce_train::vfs::{Disk, Patient, Vfs, make_dir};
 use ounce_train::{NonFinite, Outcome, Run, TrainError, checkpoint};
 use serde_json::json;
 
@@ -73,14 +73,14 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
 
     // From here on there is something to save.
     let signals = Signals::listen();
-    std::fs::create_dir_all(&dir).map_err(|e| CliError::write(&dir, &e))?;
+    let files = Patient::new(Disk).map_err(|e| CliError::of(&codes::WRITE, &e).help("check the limits: ulimit -a"))?;
+    make_dir(&files, &dir).map_err(|e| CliError::write(&dir, &e))?;
     let _lock = lock(&dir)?;
     if args.resume.is_none() {
-        write_recipe(&dir, &recipe, &prepared)?;
+        write_recipe(&files, &dir, &recipe, &prepared)?;
     }
     let recipe_hashes = prepared.hashes(&recipe);
     let (target, origins) = (prepared.target.clone(), prepared.origins);
-    let files = Patient::new(Disk).map_err(|e| CliError::of(&codes::WRITE, &e).help("check the limits: ulimit -a"))?;
     let mut live = Live::new(context.out);
     let mut run = Run {
         recipe: &recipe,
@@ -96,7 +96,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         live.clear();
         train_error(e, &dir, &origins)
     })?;
-    summarize(&dir, &recipe, &outcome, &plan)?;
+    summarize(&files, &dir, &recipe, &outcome, &plan)?;
     if outcome.reason == EndReason::Interrupted {
         return Err(CliError::new(
             signals.code(),
@@ -105,7 +105,7 @@ pub fn run(context: &Context, args: Args) -> Result<Exit> {
         .detail("everything is saved")
         .help(format!("go on with: ounce tune --resume {}", dir.display())));
     }
-    let saved = save::write(&dir, &recipe, &target, &run.trainer)?;
+    let saved = save::write(&files, &dir, &recipe, &target, &run.trainer)?;
     report(context, &recipe, &outcome, &plan, live.losses(), &saved);
     Ok(Exit::Done)
 }
@@ -201,7 +201,7 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-fn write_recipe(dir: &Path, recipe: &Recipe, prepared: &setup::Prepared) -> Result<()> {
+fn write_recipe(vfs: &dyn Vfs, dir: &Path, recipe: &Recipe, prepared: &setup::Prepared) -> Result<()> {
     let path = dir.join(RECIPE);
     let text = format!(
         "# resolved by ounce {}\n# data: {}\n{}",
@@ -210,7 +210,7 @@ fn write_recipe(dir: &Path, recipe: &Recipe, prepared: &setup::Prepared) -> Resu
         recipe::to_yaml(recipe)
     );
     // Whole or not there: half a recipe could neither be resumed nor started again.
-    ounce_formats::save::write_bytes(&path, text.as_bytes()).map_err(save::write_error)
+    ounce_formats::save::write_bytes(vfs, &path, text.as_bytes()).map_err(save::write_error)
 }
 
 fn train_error(error: TrainError, dir: &Path, origins: &Origins) -> CliError {
@@ -272,7 +272,7 @@ fn disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-fn summarize(dir: &Path, recipe: &Recipe, outcome: &Outcome, plan: &Plan) -> Result<()> {
+fn summarize(vfs: &dyn Vfs, dir: &Path, recipe: &Recipe, outcome: &Outcome, plan: &Plan) -> Result<()> {
     let mut summary = json!({
         "model": recipe.model,
         "method": recipe.method,
@@ -293,8 +293,8 @@ fn summarize(dir: &Path, recipe: &Recipe, outcome: &Outcome, plan: &Plan) -> Res
     if let Some(scale) = outcome.progress.loss_scale {
         summary["loss_scale"] = json!({"last": scale.factor, "skipped_steps": scale.skipped});
     }
-    let length = std::fs::metadata(dir.join(METRICS)).map_or(0, |m| m.len());
-    Reporter::resume(dir, length)
+    // All of the log.
+    Reporter::resume(vfs, dir, u64::MAX)
         .and_then(|mut reporter| reporter.finish(summary))
         .map_err(|e| write_failed(&TrainError::Report(e), dir))
 }

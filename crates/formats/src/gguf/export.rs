@@ -13,6 +13,7 @@ use crate::{
     Restore, TensorData,
     config::{alternating, llama3_factors},
     save::{BytesOf, Info, WriteError},
+    vfs::{Disk, Vfs},
 };
 
 /// A GGUF file that is planned: everything but the bytes of its weights.
@@ -105,8 +106,13 @@ impl Export {
     /// Writes the file. `bytes_of` is asked for each tensor in turn, under its Hugging Face name, in the type and shape
     /// that were planned.
     pub fn write<'a>(&self, path: &Path, bytes_of: &mut BytesOf<'_, 'a>) -> Result<(), WriteError> {
+        self.write_on(&Disk, path, bytes_of)
+    }
+
+    /// As [`Export::write`], on a file system of the caller's choice.
+    pub fn write_on<'a>(&self, vfs: &dyn Vfs, path: &Path, bytes_of: &mut BytesOf<'_, 'a>) -> Result<(), WriteError> {
         let mut rest = self.planned.iter();
-        write_file(path, &self.metadata, &self.infos(), &mut |stored| {
+        write_file(vfs, path, &self.metadata, &self.infos(), &mut |stored| {
             if stored.name == "rope_freqs.weight" {
                 let values = self.divisors.as_deref().unwrap_or_default();
                 return Ok(Cow::Owned(bytemuck::cast_slice(values).to_vec()));

@@ -6,11 +6,13 @@ use super::{metadata::*, *};
 use crate::{
     Bytes,
     save::{AtomicFile, BytesOf, Info, WriteError, check_infos, write_tensors},
+    vfs::{Disk, Vfs},
 };
 
 /// Writes a file from metadata and the tensors of `infos` (GGUF names, slowest dimension first), asking `bytes_of` for
 /// each one's bytes in turn. The file appears under its name when it is whole.
 pub fn write_file<'a>(
+    vfs: &dyn Vfs,
     path: &Path,
     metadata: &Metadata,
     infos: &[Info],
@@ -22,13 +24,13 @@ pub fn write_file<'a>(
         _ => DEFAULT_ALIGNMENT,
     };
     let header = header(path, metadata, infos, alignment)?;
-    let mut file = AtomicFile::create(path)?;
+    let mut file = AtomicFile::create(vfs, path)?;
     file.write_all(&header).map_err(|source| WriteError::io(path, source))?;
     write_tensors(&mut file, infos, alignment, bytes_of)?;
     file.finish()
 }
 
-/// As [`write_file`], with tensors that are in memory.
+/// As [`write_file`], with tensors that are in memory, and on the real disk.
 pub fn write(path: &Path, metadata: &Metadata, tensors: &[Tensor]) -> Result<(), WriteError> {
     let infos: Vec<Info> = tensors
         .iter()
@@ -36,7 +38,7 @@ pub fn write(path: &Path, metadata: &Metadata, tensors: &[Tensor]) -> Result<(),
         .collect();
     let mut rest: std::slice::Iter<Tensor> = tensors.iter();
     let empty: &Bytes = &Bytes::default();
-    write_file(path, metadata, &infos, &mut |_| Ok((&**rest.next().map_or(empty, |t| &t.bytes)).into()))
+    write_file(&Disk, path, metadata, &infos, &mut |_| Ok((&**rest.next().map_or(empty, |t| &t.bytes)).into()))
 }
 
 /// Everything before the tensors' data, padded to `alignment`.

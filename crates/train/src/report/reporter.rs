@@ -2,8 +2,7 @@
 //! checkpoint was, so that it reads as if nothing had happened.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{Read, Write},
+    io::{ErrorKind, Read},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -11,6 +10,7 @@ use std::{
 use ounce_spec::Event;
 
 use super::{Metrics, ReportError, metrics, svg, tfevents};
+use crate::vfs::{Vfs, VfsFile, make_dir};
 
 /// The log's file name.
 pub const METRICS: &str = "metrics.jsonl";
@@ -22,21 +22,22 @@ pub const LOSS_CHART: &str = "loss.svg";
 const BOARD: &str = "tensorboard/events.out.tfevents.0000000000.ounce";
 
 /// The open report of one run.
-pub struct Reporter {
+pub struct Reporter<'v> {
+    vfs: &'v dyn Vfs,
     dir: PathBuf,
-    log: File,
+    log: Box<dyn VfsFile>,
     length: u64,
-    board: File,
+    board: Box<dyn VfsFile>,
     metrics: Metrics,
 }
 
-impl Reporter {
+impl<'v> Reporter<'v> {
     /// Starts a report in `dir`, which is made if needed. A report that was there is overwritten.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn create(dir: &Path) -> Result<Reporter, ReportError> {
-        Reporter::open(dir, 0)
+    pub fn create(vfs: &'v dyn Vfs, dir: &Path) -> Result<Reporter<'v>, ReportError> {
+        Reporter::open(vfs, dir, 0)
     }
 
     /// Goes on with the report in `dir` from the length that the checkpoint recorded ([`Reporter::sync`]). Lines after it
@@ -45,30 +46,32 @@ impl Reporter {
     ///
     /// # Errors
     /// A file that cannot be read or written.
-    pub fn resume(dir: &Path, length: u64) -> Result<Reporter, ReportError> {
-        Reporter::open(dir, length)
+    pub fn resume(vfs: &'v dyn Vfs, dir: &Path, length: u64) -> Result<Reporter<'v>, ReportError> {
+        Reporter::open(vfs, dir, length)
     }
 
-    fn open(dir: &Path, length: u64) -> Result<Reporter, ReportError> {
-        fs::create_dir_all(dir).map_err(ReportError::of("create directory", dir))?;
+    fn open(vfs: &'v dyn Vfs, dir: &Path, length: u64) -> Result<Reporter<'v>, ReportError> {
+        make_dir(vfs, dir).map_err(ReportError::of("create directory", dir))?;
         let path = dir.join(METRICS);
-        let options = OpenOptions::new().read(true).append(true).create(true).open(&path);
-        let mut log = options.map_err(ReportError::of("open", &path))?;
         let mut kept = vec![];
-        (&mut log).take(length).read_to_end(&mut kept).map_err(ReportError::of("read", &path))?;
+        match vfs.open(&path) {
+            Ok(log) => drop(log.take(length).read_to_end(&mut kept).map_err(ReportError::of("read", &path))?),
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(ReportError::of("read", &path)(e)),
+        }
         // Whole lines only, whatever the length says.
         kept.truncate(kept.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1));
         let length = kept.len() as u64;
-        log.set_len(length).map_err(ReportError::of("truncate", &path))?;
+        let log = vfs.append(&path, length).map_err(ReportError::of("open", &path))?;
         let metrics = Metrics::parse(&kept);
 
         let path = dir.join(BOARD);
         let parent = path.parent().unwrap_or(dir);
-        fs::create_dir_all(parent).map_err(ReportError::of("create directory", parent))?;
+        make_dir(vfs, parent).map_err(ReportError::of("create directory", parent))?;
         let started = if kept.is_empty() { tfevents::header(now()) } else { tfevents::file(&metrics) };
-        replace(&path, &started)?;
-        let board = OpenOptions::new().append(true).open(&path).map_err(ReportError::of("open", &path))?;
-        Ok(Reporter { dir: dir.into(), log, length, board, metrics })
+        replace(vfs, &path, &started)?;
+        let board = vfs.append(&path, started.len() as u64).map_err(ReportError::of("open", &path))?;
+        Ok(Reporter { vfs, dir: dir.into(), log, length, board, metrics })
     }
 
     /// Writes one event.
@@ -80,7 +83,9 @@ impl Reporter {
         let line = metrics::line(event, time) + "\n";
         if let Err(e) = self.log.write_all(line.as_bytes()) {
             // Half a line would spoil the next one.
-            let _ = self.log.set_len(self.length);
+            if let Ok(cut) = self.vfs.append(&self.dir.join(METRICS), self.length) {
+                self.log = cut;
+            }
             return Err(self.error("write", METRICS, e));
         }
         self.length += line.len() as u64;
@@ -110,7 +115,7 @@ impl Reporter {
     /// # Errors
     /// The log cannot be synced.
     pub fn sync(&mut self) -> Result<u64, ReportError> {
-        self.log.sync_all().map_err(|e| self.error("sync", METRICS, e))?;
+        self.log.sync().map_err(|e| self.error("sync", METRICS, e))?;
         Ok(self.length)
     }
 
@@ -125,14 +130,15 @@ impl Reporter {
     /// A file that cannot be written.
     pub fn finish(&mut self, summary: serde_json::Value) -> Result<(), ReportError> {
         self.sync()?;
-        self.board.sync_all().map_err(|e| self.error("sync", BOARD, e))?;
+        self.board.sync().map_err(|e| self.error("sync", BOARD, e))?;
         self.draw()?;
-        replace(&self.dir.join(SUMMARY), format!("{summary:#}\n").as_bytes())
+        replace(self.vfs, &self.dir.join(SUMMARY), format!("{summary:#}\n").as_bytes())
     }
 
     fn draw(&self) -> Result<(), ReportError> {
         let name = self.dir.file_name().map_or("training".into(), |name| name.to_string_lossy());
-        replace(&self.dir.join(LOSS_CHART), svg::loss(&format!("loss of {name}"), &self.metrics).as_bytes())
+        let chart = svg::loss(&format!("loss of {name}"), &self.metrics);
+        replace(self.vfs, &self.dir.join(LOSS_CHART), chart.as_bytes())
     }
 
     fn error(&self, action: &'static str, name: &str, source: std::io::Error) -> ReportError {
@@ -141,15 +147,15 @@ impl Reporter {
 }
 
 /// Writes a file that is whole or not there.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
+fn replace(vfs: &dyn Vfs, path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-    let written = File::create(&temporary).and_then(|mut file| {
+    let written = vfs.create(&temporary).and_then(|mut file| {
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
+        file.sync()?;
+        vfs.rename(&temporary, path)
     });
     written.map_err(|e| {
-        let _ = fs::remove_file(&temporary);
+        let _ = vfs.remove_file(&temporary);
         ReportError { action: "write", path: path.into(), source: e }
     })
 }
@@ -161,9 +167,12 @@ fn now() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, OpenOptions};
+
     use ounce_spec::event::EndReason;
 
     use super::*;
+    use crate::vfs::Disk;
 
     fn step(step: usize) -> Event {
         Event::Step {
@@ -188,7 +197,7 @@ mod tests {
     #[test]
     fn a_resumed_log_reads_as_if_nothing_had_happened() {
         let dir = tempfile::tempdir().unwrap();
-        let mut first = Reporter::create(dir.path()).unwrap();
+        let mut first = Reporter::create(&Disk, dir.path()).unwrap();
         first.on_event(&step(1)).unwrap();
         first.on_event(&step(2)).unwrap();
         let length = first.sync().unwrap();
@@ -199,7 +208,7 @@ mod tests {
         drop(first);
         let board = fs::read(dir.path().join(BOARD)).unwrap();
 
-        let mut second = Reporter::resume(dir.path(), length).unwrap();
+        let mut second = Reporter::resume(&Disk, dir.path(), length).unwrap();
         assert_eq!(second.position(), length);
         assert_eq!(losses(dir.path()), [(1.0, 4.0), (2.0, 2.0)]);
         second.on_event(&step(3)).unwrap();
@@ -221,21 +230,22 @@ mod tests {
     #[test]
     fn a_log_shorter_than_recorded_keeps_its_whole_lines() {
         let dir = tempfile::tempdir().unwrap();
-        let mut first = Reporter::create(dir.path()).unwrap();
+        let mut first = Reporter::create(&Disk, dir.path()).unwrap();
         first.on_event(&step(1)).unwrap();
         let one = first.position();
         first.on_event(&step(2)).unwrap();
-        first.log.set_len(first.length - 3).unwrap();
-        assert_eq!(Reporter::resume(dir.path(), first.length).unwrap().position(), one);
+        let log = OpenOptions::new().write(true).open(dir.path().join(METRICS)).unwrap();
+        log.set_len(first.length - 3).unwrap();
+        assert_eq!(Reporter::resume(&Disk, dir.path(), first.length).unwrap().position(), one);
         fs::remove_file(dir.path().join(METRICS)).unwrap();
-        assert_eq!(Reporter::resume(dir.path(), first.length).unwrap().position(), 0);
+        assert_eq!(Reporter::resume(&Disk, dir.path(), first.length).unwrap().position(), 0);
     }
 
     #[test]
     fn a_new_report_replaces_an_old_one() {
         let dir = tempfile::tempdir().unwrap();
-        Reporter::create(dir.path()).unwrap().on_event(&step(1)).unwrap();
-        Reporter::create(dir.path()).unwrap().on_event(&step(7)).unwrap();
+        Reporter::create(&Disk, dir.path()).unwrap().on_event(&step(1)).unwrap();
+        Reporter::create(&Disk, dir.path()).unwrap().on_event(&step(7)).unwrap();
         assert_eq!(losses(dir.path()).iter().map(|p| p.0).collect::<Vec<_>>(), [7.0]);
     }
 
@@ -243,7 +253,7 @@ mod tests {
     fn an_unwritable_place_is_named() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
-        let error = Reporter::create(&dir.path().join("file/run")).err().unwrap().to_string();
+        let error = Reporter::create(&Disk, &dir.path().join("file/run")).err().unwrap().to_string();
         assert!(error.starts_with("cannot create directory ") && error.contains("file/run"), "{error}");
     }
 }

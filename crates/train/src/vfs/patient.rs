@@ -98,6 +98,17 @@ impl<V: Vfs + 'static> Vfs for Patient<V> {
         Ok(Box::new(Opened { thread: self.thread.clone(), path: path.into(), file: Some(file), at: 0, unsynced: 0 }))
     }
 
+    fn append(&self, path: &Path, length: u64) -> io::Result<Box<dyn VfsFile>> {
+        let file = self.on("opening of", path, move |vfs, path| vfs.append(path, length))?;
+        Ok(Box::new(Opened {
+            thread: self.thread.clone(),
+            path: path.into(),
+            file: Some(file),
+            at: length,
+            unsynced: 0,
+        }))
+    }
+
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
         let file = self.on("opening of", path, |vfs, path| vfs.open(path))?;
         Ok(Box::new(Opened { thread: self.thread.clone(), path: path.into(), file: Some(file), at: 0, unsynced: 0 }))
@@ -210,11 +221,13 @@ mod tests {
         file.write_all(&content[PIECE..]).unwrap();
         file.flush().and_then(|()| file.sync()).unwrap();
         vfs.rename(&dir.join("one"), &dir.join("two")).unwrap();
+        vfs.append(&dir.join("two"), content.len() as u64).unwrap().write_all(b"more").unwrap();
+        vfs.append(&dir.join("two"), content.len() as u64 + 1).unwrap().flush().unwrap();
         vfs.sync_dir(&dir).unwrap();
         assert_eq!(vfs.list(&dir).unwrap(), Disk.list(&dir).unwrap());
         let mut read = Vec::new();
         vfs.open(&dir.join("two")).unwrap().read_to_end(&mut read).unwrap();
-        assert!(read == content, "other bytes");
+        assert!(read == [&content[..], b"m"].concat(), "other bytes");
         assert_eq!(vfs.open(&dir.join("one")).err().unwrap().kind(), io::ErrorKind::NotFound);
         remove_tree(&vfs, &root.path().join("a")).unwrap();
         assert_eq!(vfs.list(root.path()).unwrap(), []);

@@ -127,6 +127,11 @@ impl<V: Vfs + Clone + 'static> Vfs for Faulty<V> {
         Ok(Box::new(Open { vfs: self.clone(), file }))
     }
 
+    fn append(&self, path: &Path, length: u64) -> io::Result<Box<dyn VfsFile>> {
+        let file = self.run(Needs::Space, || self.inner.append(path, length))?;
+        Ok(Box::new(Open { vfs: self.clone(), file }))
+    }
+
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
         let file = self.run(Needs::Nothing, || self.inner.open(path))?;
         Ok(Box::new(Reading { vfs: self.clone(), file }))

@@ -164,6 +164,18 @@ impl Vfs for Memory {
         Ok(Box::new(Open { memory: self.clone(), node }))
     }
 
+    fn append(&self, path: &Path, length: u64) -> io::Result<Box<dyn VfsFile>> {
+        let there = self.lock().find(path);
+        let Ok(node) = there else { return self.create(path) };
+        match &mut self.lock().nodes[node] {
+            Node::Dir { .. } => Err(error(ErrorKind::IsADirectory)),
+            Node::File { bytes, .. } => {
+                bytes.resize(length as usize, 0);
+                Ok(Box::new(Open { memory: self.clone(), node }))
+            }
+        }
+    }
+
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
         let state = self.lock();
         match &state.nodes[state.find(path)?] {

@@ -210,7 +210,8 @@ mod tests {
             assert_eq!((times.prompt_tokens, times.tokens), (9, 5));
             let near = |found: f64, wanted: f64| found >= wanted && found < wanted + 0.1;
             let per_token_s = times.per_token_s().unwrap();
-            let all = [(times.first_s, 0.120), (times.last_s, 0.220), (times.end_s, 0.270), (per_token_s, 0.025 - 0.005)];
+            let all =
+                [(times.first_s, 0.120), (times.last_s, 0.220), (times.end_s, 0.270), (per_token_s, 0.025 - 0.005)];
             if all.into_iter().all(|(found, wanted)| near(found, wanted)) {
                 return;
             }

@@ -16,16 +16,17 @@ use ounce_spec::DType;
 use ounce_spec::Recipe;
 use ounce_spec::recipe::Method;
 use ounce_train::Trainer;
+use ounce_train::vfs::Vfs;
 
 use super::setup::Target;
 use crate::codes;
 use crate::error::{CliError, Result};
 
 /// Writes the result into the run's directory; the path of what was written.
-pub fn write(dir: &Path, recipe: &Recipe, target: &Target, trainer: &Trainer) -> Result<String> {
+pub fn write(vfs: &dyn Vfs, dir: &Path, recipe: &Recipe, target: &Target, trainer: &Trainer) -> Result<String> {
     match recipe.method {
-        Method::Lora => write_adapter(dir, recipe, &trainer.model),
-        Method::Full => write_model(dir, target, trainer),
+        Method::Lora => write_adapter(vfs, dir, recipe, &trainer.model),
+        Method::Full => write_model(vfs, dir, target, trainer),
     }
 }
 
@@ -42,7 +43,7 @@ pub fn next_commands(recipe: &Recipe) -> Vec<String> {
     }
 }
 
-fn write_adapter(dir: &Path, recipe: &Recipe, model: &Model) -> Result<String> {
+fn write_adapter(vfs: &dyn Vfs, dir: &Path, recipe: &Recipe, model: &Model) -> Result<String> {
     let mut tensors = Tensors::new();
     for (name, shape, values) in lora::saved_tensors(model) {
         tensors.insert(name, TensorData::from_f32(shape, &values));
@@ -58,7 +59,7 @@ fn write_adapter(dir: &Path, recipe: &Recipe, model: &Model) -> Result<String> {
         config.base_model_name_or_path = Some(recipe.model.clone());
     }
     let readme = format!("A LoRA adapter for {}, tuned with ounce {}.", recipe.model, env!("CARGO_PKG_VERSION"));
-    peft::write_adapter(dir, &config, &tensors, &readme).map_err(write_error)?;
+    peft::write_adapter(vfs, dir, &config, &tensors, &readme).map_err(|e| unsaved(e, dir))?;
     Ok(dir.join("adapter_model.safetensors").display().to_string())
 }
 
@@ -76,7 +77,7 @@ fn target_modules(model: &Model) -> Vec<String> {
 }
 
 /// The bits that were trained: f32, or bf16 where there were no master weights. One tensor is in memory at a time.
-fn write_model(dir: &Path, target: &Target, trainer: &Trainer) -> Result<String> {
+fn write_model(vfs: &dyn Vfs, dir: &Path, target: &Target, trainer: &Trainer) -> Result<String> {
     let checkpoint = &target.checkpoint;
     let numbers: BTreeMap<&str, usize> =
         trainer.trained.iter().enumerate().map(|(i, &p)| (&*trainer.model.params[p].name, i)).collect();
@@ -101,15 +102,24 @@ fn write_model(dir: &Path, target: &Target, trainer: &Trainer) -> Result<String>
                     out.details = problems;
                     out.help("tune a Hugging Face copy of the model instead")
                 })?;
-            export.write(&path, &mut bytes_of).map_err(write_error)?;
+            export.write_on(vfs, &path, &mut bytes_of).map_err(|e| unsaved(e, dir))?;
             Ok(path.display().to_string())
         }
         _ => {
             let companions = Companions { source: Some(checkpoint.path.clone()), keep_config: true, files: Vec::new() };
-            hf::write_model(dir, &checkpoint.config, &infos, &mut bytes_of, &companions).map_err(write_error)?;
+            hf::write_model(vfs, dir, &checkpoint.config, &infos, &mut bytes_of, &companions)
+                .map_err(|e| unsaved(e, dir))?;
             Ok(dir.display().to_string())
         }
     }
+}
+
+/// A failed write of what was trained. The training is done and saved: nothing but the writing is done again.
+fn unsaved(error: WriteError, dir: &Path) -> CliError {
+    let mut out = write_error(error);
+    let first = if out.code.id == codes::DISK_FULL.id { "make room" } else { "see to the disk" };
+    out.help = vec![format!("{first}, then write it with: ounce tune --resume {}", dir.display())];
+    out
 }
 
 /// A failed write of a model or an adapter.
