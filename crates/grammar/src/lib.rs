@@ -76,7 +76,7 @@ impl Grammars {
         Ok(Grammars { factory: Arc::new(factory), cutter: Arc::new(Cutter::new(tokenizer, vocabulary)) })
     }
 
-    /// Compiles a form, within two seconds.
+    /// Compiles a form, within two seconds of a processor's time.
     ///
     /// # Errors
     /// A form that is too large, wrong, or too complex.
