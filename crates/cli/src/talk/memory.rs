@@ -13,6 +13,11 @@ use crate::error::{CliError, Result};
 use crate::memory;
 use crate::output::units;
 
+/// What the vocabulary takes of memory, sorted to hold answers to a form, for each token: 408 bytes with SmolLM2's 49,152 tokens, 420
+/// with Gemma's 262,144. What a form itself becomes is not counted: some megabytes for a large schema, and no small bound holds
+/// for those that are made to be large (docs/LOG.md, 2026-11-26).
+const FORM_BYTES_PER_TOKEN: usize = 450;
+
 /// What will be done with a model.
 #[derive(Clone, Copy, Debug)]
 pub struct Uses {
@@ -51,6 +56,7 @@ pub struct Need {
     weights_bytes: usize,
     cache_bytes: usize,
     work_bytes: usize,
+    forms_bytes: usize,
     program_bytes: usize,
 }
 
@@ -67,11 +73,12 @@ impl Need {
         self.parts().iter().map(|part| part.1).sum()
     }
 
-    fn parts(&self) -> [(&'static str, usize); 4] {
+    fn parts(&self) -> [(&'static str, usize); 5] {
         [
             ("weights", self.weights_bytes),
             ("cache", self.cache_bytes),
             ("workspace", self.work_bytes),
+            ("forms", self.forms_bytes),
             ("program", self.program_bytes),
         ]
     }
@@ -159,6 +166,10 @@ impl Candidate<'_> {
             weights_bytes: in_place + beside + weights,
             cache_bytes: cache,
             work_bytes: counted.peak_reserved_bytes.max(counted.peak_bytes) - weights - cache,
+            forms_bytes: match self.uses.answers.is_some_and(|asks| asks.forms) {
+                true => self.checkpoint.config.vocab_size * FORM_BYTES_PER_TOKEN,
+                false => 0,
+            },
             program_bytes: memory::program_bytes(threads),
         })
     }
