@@ -12,7 +12,8 @@ import subprocess
 import tempfile
 import time
 
-TIMEOUT_S = 60
+# Longer than anything takes on a busy machine.
+TIMEOUT_S = 300
 # Chromium refuses to run as root with its sandbox, which containers forbid anyway. What it would like to fetch for itself
 # (updates, models, spell checkers) is switched off: every request that is seen is the page's.
 FLAGS = [

@@ -28,7 +28,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def until(what, holds, seconds=60):
+def until(what, holds, seconds=600):
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
@@ -55,10 +55,14 @@ def streams(client):
     ask = dict(model=MODEL.stem, prompt="Once upon a time", max_tokens=200, temperature=0, extra_body={"ignore_eos": True})
     # The first request of a client pays for its connection and its imports: it says nothing of how pieces come.
     client.completions.create(**{**ask, "max_tokens": 1})
-    began, times = time.monotonic(), []
-    for _ in client.completions.create(**ask, stream=True):
-        times.append(time.monotonic() - began)
-    apart = len({round(t, 3) for t in times})
+    # A client that is kept waiting by a busy machine finds several pieces at once; a proxy that gathers them always does.
+    for _ in range(5):
+        began, times = time.monotonic(), []
+        for _ in client.completions.create(**ask, stream=True):
+            times.append(time.monotonic() - began)
+        apart = len({round(t, 3) for t in times})
+        if apart > 4 and times[0] < times[-1] / 2:
+            break
     detail = f"{len(times)} pieces at {apart} times, from {times[0]:.3f} to {times[-1]:.3f} s"
     check("a stream arrives piece by piece", apart > 4 and times[0] < times[-1] / 2, detail)
 
@@ -95,7 +99,7 @@ def outages(client, replicas, ports):
     with Callers(client) as callers:
         time.sleep(2)
         replicas[0].send_signal(signal.SIGTERM)
-        check("a drained replica ends with 0", replicas[0].wait(60) == 0)
+        check("a drained replica ends with 0", replicas[0].wait(600) == 0)
         time.sleep(2)
     check("no request fails while a replica drains", not callers.failures(), f"{len(callers.outcomes)}, {callers.failures()[:3]}")
     replicas[0] = replica(ports[0])
@@ -133,7 +137,7 @@ def body():
             until("the proxy finds them", lambda: answers(front))
             time.sleep(3)
             url = f"http://127.0.0.1:{front}/v1"
-            client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+            client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
             streams(client)
             outages(client, replicas, ports)
         finally:
