@@ -250,8 +250,8 @@ impl Cpu {
         let [to_k, to_v] = out.map(Split::new);
         // A task has one head of one half: what heads write lies apart.
         let task = |task: usize| {
-            let (half, to, x) = if task % 2 == 0 { (Half::Keys, &to_k, k) } else { (Half::Values, &to_v, v) };
-            let kv = task / 2;
+            let (kv, odd) = (task / 2, task % 2);
+            let (half, to, x) = [(Half::Keys, &to_k, k), (Half::Values, &to_v, v)][odd];
             for (i, &row) in rows.iter().enumerate() {
                 let row = (row as usize / block * kv_heads + kv) * block + row as usize % block;
                 let x = &x[i * width + kv * d..][..d];
