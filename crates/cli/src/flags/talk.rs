@@ -35,7 +35,8 @@ pub struct Base {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub mem: Option<usize>,
     /// Tokens to guess ahead in a step, at most, from what stands earlier in the text: faster where an answer repeats it, and
-    /// the answer stays the same; 0: none
+    /// the answer stays the same; 0: none. What a form such as a JSON schema leaves no choice about is guessed in any case, with
+    /// 0 too
     #[arg(long, value_name = "TOKENS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(0..=31))]
     pub speculate: u8,
     /// Smaller model with the same tokens that makes the guesses: directory, GGUF file or hub name
