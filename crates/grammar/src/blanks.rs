@@ -145,6 +145,9 @@ mod tests {
         assert_eq!(said(lines), lines.replacen("\n  ", "", 1));
         let lists = "[\n [\n  1,\n  2\n ],\n [\n  3\n ]\n]";
         assert_eq!(said(lists), lists.replacen("\n ", "", 1));
+        // A list begins as objects do, until one has begun.
+        let mixed = "{\n  \"a\": [\n    1\n  ]\n}";
+        assert_eq!(said(mixed), mixed.replacen("\n  ", "", 1));
     }
 
     #[test]
@@ -154,6 +157,9 @@ mod tests {
         assert_eq!(blanks.before(b'"'), "  ");
         blanks.read(b"      ");
         assert_eq!(blanks.before(b'"'), "");
+        // Of blanks without end the first are remembered.
+        blanks.read(&[b' '; 1000]);
+        assert_eq!(blanks.since.len(), LONGEST);
         // Neither text nor what closes nothing does harm.
         blanks.read(b"}}]} it is \"so\n \xff");
         assert!(!blanks.in_text());

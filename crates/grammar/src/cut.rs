@@ -47,9 +47,15 @@ impl Cutter {
             rest = if found.is_empty() { &[] } else { after };
             tokens.extend(found);
         }
-        // The last may be a part of a longer one.
-        if !whole && tokens.len() <= most {
-            tokens.pop();
+        // What is seen in part may be cut otherwise as a whole: of the last bytes nothing is said.
+        if !whole {
+            let (mut end, limit) = (0, BYTES_EACH * most);
+            let sure = tokens.iter().take_while(|&&token| {
+                end += self.bytes(token).len();
+                end <= limit
+            });
+            let sure = sure.count().max(usize::from(tokens.len() > 1));
+            tokens.truncate(sure);
         }
         tokens.truncate(most);
         tokens
@@ -77,5 +83,67 @@ impl Cutter {
             left = left.checked_sub(self.tokenizer.token_bytes(tokens[begin]).len())?;
         }
         Some(tokens.split_off(begin))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ounce_formats::tokenizer::Tokenizer;
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+    use crate::vocabulary::environment;
+
+    /// Byte-level, cut as GPT-2 does: a control token, single bytes (é has two), and what they merge to, up to sixteen of x.
+    fn tokenizer() -> Tokenizer {
+        let merges = ["x x", "xx xx", "xxxx xxxx", "xxxxxxxx xxxxxxxx", "Ã ©", "s a", "sa y", "a y"];
+        let words = ["<unk>", "<s>", "'", "a", "b", "s", "x", "y", "Ã", "©"].map(String::from);
+        let words = words.into_iter().chain(merges.map(|merge| merge.replace(' ', "")));
+        let vocab: Map<String, Value> = words.enumerate().map(|(id, word)| (word, id.into())).collect();
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        let added = json!([{"id": 1, "content": "<s>", "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false}]);
+        let file = json!({"version": "1.0", "added_tokens": added, "pre_tokenizer": bytes, "decoder": bytes,
+            "model": {"type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": merges}});
+        Tokenizer::from_hf(file.to_string().as_bytes(), None, None).unwrap()
+    }
+
+    fn cut(before: Option<&str>, text: &[u8], most: usize) -> Vec<String> {
+        let tokenizer = tokenizer();
+        let cutter = Cutter::new(tokenizer.clone(), environment(&tokenizer));
+        let before = before.map(|token| tokenizer.id(token).unwrap());
+        let ids = cutter.cut(before, text, most);
+        ids.iter().map(|&id| tokenizer.decode(&[id], false)).collect()
+    }
+
+    #[test]
+    fn a_text_is_cut_as_its_tokenizer_does_it() {
+        assert_eq!(cut(None, b"saysayxxx", 9), ["say", "say", "xx", "x"]);
+        // An s after an apostrophe is a piece of its own.
+        assert_eq!(cut(Some("'"), b"say", 9), ["s", "ay"]);
+        assert_eq!(cut(Some("b"), b"say", 9), ["say"]);
+        assert_eq!(cut(Some("<s>"), b"say", 9), ["say"]);
+    }
+
+    /// Where only a part of a text is looked at, its last token may be longer than that part.
+    #[test]
+    fn a_part_of_a_text_is_cut_as_the_whole() {
+        let long = "x".repeat(200);
+        let whole = cut(None, long.as_bytes(), 99);
+        assert_eq!(whole.len(), 13);
+        for most in 1..9 {
+            let part = cut(None, long.as_bytes(), most);
+            assert!(whole.starts_with(&part) && part.len() <= most && 2 * part.len() >= most, "{most}: {part:?}");
+        }
+        // The part that is looked at for one token, 24 bytes, ends within a letter.
+        assert_eq!(cut(None, format!("x{}", "é".repeat(99)).as_bytes(), 1), ["x"]);
+    }
+
+    #[test]
+    fn control_tokens_are_found_by_name_and_number() {
+        assert_eq!(cut(None, b"\xff<s>ab\xff[1]say", 9), ["<s>", "a", "b", "<s>", "say"]);
+        assert_eq!(cut(None, b"ab\xff[1]say", 3), ["a", "b", "<s>"]);
+        // What is no text ends it.
+        assert!(cut(None, b"\x80\xff[1]", 9).is_empty());
     }
 }

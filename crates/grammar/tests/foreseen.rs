@@ -81,6 +81,31 @@ fn what_is_no_json_is_foreseen_where_there_is_one_text() {
     assert_eq!(after(&Form::Lark("start: <[1]> \"ab\" <s> \"c\"".into()), "", 60), "<s>ab<s>c");
 }
 
+/// Where a blank or an end is as good as the one byte that may follow it, nobody knows.
+#[test]
+fn where_it_may_go_on_in_two_ways_nothing_is_foreseen() {
+    let lark = |text: &str| Form::Lark(text.into());
+    // It may be whole.
+    assert_eq!(after(&lark(r#"start: "a" /( |\n)*/ "b"?"#), "a", 9), "");
+    // Blanks that are no matter of style: a line break and no space, and those of a string.
+    assert_eq!(after(&lark(r#"start: "a" /\n?/ "b""#), "a", 9), "");
+    let spaced = json!({"type": "string", "pattern": "^a *b$"});
+    assert_eq!(after(&Form::JsonSchema(spaced), "\"a", 9), "");
+    // The same, where they are.
+    assert_eq!(after(&lark(r#"start: "a" /( |\n)*/ "b""#), "a", 9), "b");
+}
+
+#[test]
+fn what_was_foreseen_and_did_not_come_is_forgotten() {
+    let tokenizer = tokenizer();
+    let mut constraint = constraint(&tokenizer, &person());
+    for (text, next) in [(r#"{"name": "A""#, r#", "age":"#), (",\n", r#""age":"#), (r#""age": 7, "#, r#""kind": "pe"#)]
+    {
+        tokenizer.encode(text, false).unwrap().into_iter().for_each(|id| constraint.accept(id).unwrap());
+        assert_eq!(tokenizer.decode(&constraint.foresee(60), false), next, "after {text}");
+    }
+}
+
 /// A text of any length is not gone through for each of its tokens.
 #[test]
 fn a_long_text_is_foreseen_piece_by_piece() {
