@@ -7,7 +7,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Answer, Server, app, some_try};
+use common::{Answer, Server, app, app_of, some_try};
+use ounce_engine::Settings;
 use serde_json::{Value, json};
 
 fn server() -> Server {
@@ -115,6 +116,62 @@ fn limits_and_stop_strings_cut_it() {
     let said = text(&stopped["choices"][0]);
     assert!(said.starts_with('{') && said.contains("\"a\"") && !said.contains("\"b\""), "{said}");
     assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+}
+
+/// What a form leaves no choice about is guessed and run at once. Here all of it holds, since a token is a character: told is each in its
+/// place, with the numbers that the same text has as a prompt, and counted is what it saved.
+#[test]
+fn guessed_tokens_are_told_in_order_scored_and_counted() {
+    for speculate in [0, 8] {
+        let settings = Settings { slots: 1, context: 64, speculate, ..Settings::default() };
+        let server = Server::start(app_of(settings), Duration::from_secs(30));
+        let value = |name: &str| server.metric(&format!("vllm:{name}{{model_name=\"tiny\",engine=\"0\""));
+        let count = || {
+            [
+                "iteration_tokens_total_count",
+                "spec_decode_num_accepted_tokens_total",
+                "spec_decode_num_draft_tokens_total",
+            ]
+            .map(&value)
+        };
+        for (form, runs) in [
+            (json!({"guided_regex": "Name: [A-C]{3}; Age: [0-9]{2}; known"}), 19.0),
+            (json!({"guided_grammar": "start: \"Is it \" word \", is it?\"\nword: \"so\" | \"not\""}), 14.0),
+            (json!({"guided_json": {"enum": ["left side", "right side"]}}), 9.0),
+        ] {
+            let before = count();
+            let mut asked = json!({"logprobs": 2, "stream": true});
+            asked.as_object_mut().unwrap().extend(form.as_object().unwrap().clone());
+            let (events, done) = ask(&server, "/v1/completions", asked.clone()).events();
+            let told: Vec<&Value> = events.iter().map(|e| &e["choices"][0]).filter(|c| c.is_object()).collect();
+            let all = |part: &str| -> Vec<Value> {
+                told.iter().filter_map(|c| c["logprobs"][part].as_array()).flatten().cloned().collect()
+            };
+            let said: String = told.iter().filter_map(|c| c["text"].as_str()).collect();
+            assert!(
+                done && all("tokens").iter().map(|t| t.as_str().unwrap()).eq(said.split("").filter(|c| !c.is_empty()))
+            );
+            asked["stream"] = false.into();
+            asked["max_tokens"] = 40.into();
+            assert_eq!(ask(&server, "/v1/completions", asked).json()["choices"][0]["text"], said);
+
+            let scored = json!({"prompt": format!("abc{said}"), "max_tokens": 0, "echo": true, "logprobs": 2});
+            let scored = server.post("/v1/completions", &scored).json()["choices"][0]["logprobs"].clone();
+            for part in ["token_logprobs", "top_logprobs"] {
+                let scored = scored[part].as_array().unwrap();
+                assert_eq!(all(part), scored[scored.len() - said.len()..], "{said}");
+            }
+
+            // Two answers of as many passes, and the pass that scored.
+            common::eventually("all steps are counted", || server.is_free() && count()[0] > before[0] + 2.0);
+            let now = count();
+            let [steps, accepted, drafted] = [now[0] - before[0] - 1.0, now[1] - before[1], now[2] - before[2]];
+            assert_eq!(steps + accepted, 2.0 * said.len() as f64, "{said}: {steps} steps, {accepted} accepted");
+            assert!(accepted >= 2.0 * runs && drafted >= accepted, "{said}: {accepted} of {drafted}");
+            // A guess that ends the answer saves no pass and does not count.
+            assert!(speculate > 0 || drafted - accepted == 2.0, "{said}: {accepted} of {drafted}");
+        }
+    }
 }
 
 /// A sequence without a form beside one with: it is what it is alone.

@@ -126,6 +126,13 @@ mod tests {
         let out = written_out(conversation(), Dialect::Mistral(0));
         let calls = ["f", "g"].map(|name| format!("{{\"name\": \"{name}\", \"arguments\": {{\"x\":1}}}}"));
         assert_eq!(text(&out[1]), format!("[TOOL_CALLS][{}]", calls.join(", ")));
+        // What was said beside the calls stays, and a result joins no message but one of results.
+        let mut talk = conversation();
+        talk[1]["content"] = "Let me see.".into();
+        let out = written_out(talk, Dialect::Tagged);
+        assert_eq!(text(&out[1]), format!("Let me see.\n{}\n{}", written("f"), written("g")));
+        let out = written_out([&conversation()[..1], &conversation()[2..3]].concat(), Dialect::Tagged);
+        assert_eq!([text(&out[0]), text(&out[1])], ["hi", "<tool_response>\n1\n</tool_response>"]);
     }
 
     #[test]
@@ -135,6 +142,8 @@ mod tests {
         let out = tagged(conversation(), true, true);
         assert!(text(&out[0]).contains(&format!("<tools>\n{}\n</tools>", tools[0])) && out[0]["role"] == "system");
         assert!(text(&out[0]).contains("like this:\n<tool_call>\n{\"name\": \"function name\", "), "{}", out[0]);
+        assert!(text(&out[0]).contains("as JSON between tags, like this"), "{}", out[0]);
+        assert!(!takes_system("{{ raise_exception('System role not supported') }}") && takes_system("{{ messages }}"));
         // Where the system may not speak, the user does.
         let out = tagged(conversation(), false, true);
         assert!(text(&out[0]).ends_with("<tool_response> tags.\n\nhi") && out[0]["role"] == "user", "{}", out[0]);
@@ -156,7 +165,8 @@ mod tests {
             <｜tool▁call▁end｜><｜tool▁calls▁end｜>{% endfor %}{% endfor %}";
         let results_only =
             "{% for m in messages %}{{ m['content'] }}{% endfor %}{# <｜tool▁calls▁begin｜><｜tool▁sep｜> #}";
-        let mut sources = vec![(own.to_owned(), true), (results_only.to_owned(), false)];
+        let calls_only = own.replace("{{ m['content'] }}", "{{ m['content'] if m['role'] != 'tool' }}");
+        let mut sources = vec![(own.to_owned(), true), (results_only.to_owned(), false), (calls_only, false)];
         for (name, writes) in [
             ("deepseek-ai-DeepSeek-V3.1", true),
             ("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", true),
@@ -174,6 +184,7 @@ mod tests {
             let says = text(&out[0]);
             assert!(says.contains("<｜tool▁calls▁begin｜>") && !says.contains("<tool_call>"), "{says}");
             assert_eq!(says.ends_with("<tool_response> tags."), !writes);
+            assert!(!says.contains("between tags,"), "{says}");
             if !source.contains("```json") {
                 assert!(says.contains(MARKS), "{says}");
             }

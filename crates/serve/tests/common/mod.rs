@@ -31,10 +31,14 @@ pub fn engine(slots: usize) -> Engine {
 }
 
 fn engine_of(golden: &str, slots: usize, context: usize) -> Engine {
+    engine_with(golden, Settings { slots, context, ..Settings::default() })
+}
+
+fn engine_with(golden: &str, settings: Settings) -> Engine {
     let device = Device::cpu(Cpu::new(1));
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(golden);
-    let model = Model::load(&device, &ounce_formats::open(&dir).unwrap(), context).unwrap_or_else(|e| panic!("{e}"));
-    Engine::new(&device, model, Settings { slots, context, ..Settings::default() })
+    let model = Model::load(&device, &ounce_formats::open(&dir).unwrap(), settings.context);
+    Engine::new(&device, model.unwrap_or_else(|e| panic!("{e}")), settings)
 }
 
 pub fn served() -> Served {
@@ -54,6 +58,12 @@ pub fn app(slots: usize, queue: usize) -> Arc<App> {
 
 pub fn app_with_options(slots: usize, options: &Options) -> Arc<App> {
     App::start(engine(slots), served(), options).unwrap()
+}
+
+/// With the engine's settings.
+pub fn app_of(settings: Settings) -> Arc<App> {
+    let options = Options { queue: 8, local_names_only: true, ..Options::default() };
+    App::start(engine_with("llama", settings), served(), &options).unwrap()
 }
 
 /// Two sequences of 256 tokens at a time, on another model, with this chat template and a control token.
